@@ -966,8 +966,8 @@ typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
 /**
  * Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
  * directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
- * be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed afterwards. Free the options with
- * `hrl_protection_options_free`.
+ * be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed
+ * afterwards. Free the options with `hrl_protection_options_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
@@ -1258,10 +1258,9 @@ typedef struct hrl_attach_stats {
  * or 0 for points on demand. Neither the state directory nor the vault may lie on the disk.
  *
  * Each point is a clean, audited cut: every write that was completed before it is in it, and none
- * that began after. Between points nothing can be restored. If no cut is clean within
- * `cut_limit_ms` (0: 10,000), the file systems on the disk are frozen for at most
- * `freeze_limit_ms`; 0 freezes none. Free the attachment with `hrl_attach_free`, after
- * `hrl_attach_stop`.
+ * that began after. Between points nothing can be restored. If no cut is clean within the policy's
+ * "cut_limit", the file systems on the disk are frozen for at most its "freeze_limit"; 0 freezes
+ * none. Free the attachment with `hrl_attach_free`, after `hrl_attach_stop`.
  * Statuses: HRL_ERROR_UNSUPPORTED (a disk that cannot be observed, or an old kernel), HRL_ERROR_DENIED
  * (capabilities are missing), HRL_ERROR_INVALID_INPUT (the agent would write to the disk), and those
  * of `hrl_protection_open`. Since 0.1.
@@ -1269,9 +1268,24 @@ typedef struct hrl_attach_stats {
 HRL_API
 hrl_status hrl_attach_open(const struct hrl_protection_options *options,
                            const char *disk,
-                           uint64_t cut_limit_ms,
-                           uint64_t freeze_limit_ms,
                            struct hrl_attachment **out);
+
+/**
+ * Attaches `count` disks of a machine, whose points are one cut: no disk has a write whose cause
+ * another one lacks. `options` and `disks` are those of each, as for `hrl_attach_open`; `out` has room
+ * for as many attachments, in their order. Each has a state directory of its own. Policies must agree
+ * in the intervals of points and in their limits; the applications of all are quiesced.
+ *
+ * Each point is one of the group `group`. A point that any of the attachments makes is made of all
+ * disks. Stop and free each of them; the first that is stopped makes the last point of all.
+ * Statuses: those of `hrl_attach_open`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_open_together(const char *group,
+                                    const struct hrl_protection_options *const *options,
+                                    const char *const *disks,
+                                    size_t count,
+                                    struct hrl_attachment **out);
 
 /**
  * Makes a point now, and returns once it is durable in the local journal. Every write that was

@@ -114,6 +114,11 @@ policy! {
         /// Limits the time from the beginning of quiescing to the mark. Everything is released then.
         /// Default 10 s.
         pub quiesce_limit: Duration = Duration::from_secs(10);
+        /// Tries cuts of an attached disk for this long without a freeze. Default 10 s.
+        pub cut_limit: Duration = Duration::from_secs(10);
+        /// Freezes the file systems of an attached disk after that, for at most this long; zero freezes
+        /// none. Default 500 ms.
+        pub freeze_limit: Duration = Duration::from_millis(500);
         /// Raises an event when the oldest change that the vault lacks is older than this; zero switches it
         /// off. Default 15 min.
         pub rpo_threshold: Duration = Duration::from_secs(15 * 60);
@@ -241,6 +246,8 @@ impl Policy {
             "crash_point_interval" => &mut self.crash_point_interval,
             "app_point_interval" => &mut self.app_point_interval,
             "quiesce_limit" => &mut self.quiesce_limit,
+            "cut_limit" => &mut self.cut_limit,
+            "freeze_limit" => &mut self.freeze_limit,
             "rpo_threshold" => &mut self.rpo_threshold,
             "catalog_interval" => &mut self.catalog_interval,
             "heartbeat_interval" => &mut self.heartbeat_interval,
@@ -288,6 +295,8 @@ impl Policy {
         check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
         check_time("quiesce_limit", self.quiesce_limit, 1, 600_000)?;
+        check_time("cut_limit", self.cut_limit, 0, 3_600_000)?;
+        check_time("freeze_limit", self.freeze_limit, 0, 60_000)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
         check_time("catalog_interval", self.catalog_interval, 0, 3_600_000)?;
         check_time("heartbeat_interval", self.heartbeat_interval, 0, 7 * 86_400_000)?;
@@ -310,7 +319,8 @@ mod tests {
             let value = match name {
                 "when_full" => "block",
                 "quiesce" => "postgresql:\nfs:/mnt",
-                "segment_interval" | "quiesce_limit" | "retry_interval_max" => "5s",
+                "segment_interval" | "quiesce_limit" | "cut_limit" | "freeze_limit"
+                | "retry_interval_max" => "5s",
                 "catalog_interval"
                 | "heartbeat_interval"
                 | "failover_poll_interval"

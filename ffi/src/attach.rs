@@ -15,9 +15,6 @@ use crate::protection::{hrl_protection_options, hrl_stats};
 use crate::quiesce;
 use crate::report::{millis, report};
 
-/// Time in which cuts are tried without a freeze, if none is given.
-const CUT_LIMIT: Duration = Duration::from_secs(10);
-
 /// A disk in use, protected by points at intervals. All threads may use it at once.
 pub struct hrl_attachment {
     inner: RwLock<Option<Attachment>>,
@@ -37,10 +34,9 @@ fn with<T>(
 /// or 0 for points on demand. Neither the state directory nor the vault may lie on the disk.
 ///
 /// Each point is a clean, audited cut: every write that was completed before it is in it, and none
-/// that began after. Between points nothing can be restored. If no cut is clean within
-/// `cut_limit_ms` (0: 10,000), the file systems on the disk are frozen for at most
-/// `freeze_limit_ms`; 0 freezes none. Free the attachment with `hrl_attach_free`, after
-/// `hrl_attach_stop`.
+/// that began after. Between points nothing can be restored. If no cut is clean within the policy's
+/// "cut_limit", the file systems on the disk are frozen for at most its "freeze_limit"; 0 freezes
+/// none. Free the attachment with `hrl_attach_free`, after `hrl_attach_stop`.
 /// Statuses: HRL_ERROR_UNSUPPORTED (a disk that cannot be observed, or an old kernel), HRL_ERROR_DENIED
 /// (capabilities are missing), HRL_ERROR_INVALID_INPUT (the agent would write to the disk), and those
 /// of `hrl_protection_open`. Since 0.1.
@@ -48,33 +44,72 @@ fn with<T>(
 pub unsafe extern "C" fn hrl_attach_open(
     options: Option<&hrl_protection_options>,
     disk: Text<'_>,
-    cut_limit_ms: u64,
-    freeze_limit_ms: u64,
     out: Out<'_, *mut hrl_attachment>,
 ) -> hrl_status {
     guard(|| {
         out.check("out")?;
-        let (given, disk) = (handle::given(options, "options")?, disk.read("disk")?);
-        let vault = given.vault.clone();
-        let limit = Duration::from_millis(cut_limit_ms);
-        let mut options =
-            AttachmentOptions::new(&given.volume, disk, vault.clone(), given.state.clone())
-                .policy(given.policy.clone())
-                .take_over(given.take_over)
-                .adopt_disk(given.adopt_disk)
-                .cut_limit(if limit.is_zero() { CUT_LIMIT } else { limit })
-                .freeze_limit(Duration::from_millis(freeze_limit_ms));
-        let events = given.events.clone().unwrap_or_else(engine::no_events);
-        options = options.events(events.clone());
-        if let Some(applications) = quiesce::of_policy(&given.policy)? {
-            options = options.applications(applications);
-        }
-        if given.suspicion {
-            options =
-                options.inspector(Suspicion::begin(&given.volume, vault, &given.state, events));
-        }
+        let options = attachment_options(handle::given(options, "options")?, disk.read("disk")?)?;
         out.give(hrl_attachment { inner: RwLock::new(Some(options.open()?)) })
     })
+}
+
+/// Attaches `count` disks of a machine, whose points are one cut: no disk has a write whose cause
+/// another one lacks. `options` and `disks` are those of each, as for `hrl_attach_open`; `out` has room
+/// for as many attachments, in their order. Each has a state directory of its own. Policies must agree
+/// in the intervals of points and in their limits; the applications of all are quiesced.
+///
+/// Each point is one of the group `group`. A point that any of the attachments makes is made of all
+/// disks. Stop and free each of them; the first that is stopped makes the last point of all.
+/// Statuses: those of `hrl_attach_open`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_attach_open_together(
+    group: Text<'_>,
+    options: *const Option<&hrl_protection_options>,
+    disks: *const Text<'_>,
+    count: usize,
+    out: *mut *mut hrl_attachment,
+) -> hrl_status {
+    guard(|| {
+        let group = group.read("group")?;
+        // SAFETY: the caller has `count` elements of each (the header asks for it).
+        let options = unsafe { handle::array(options, count, "options")? };
+        // SAFETY: as above.
+        let disks = unsafe { handle::array(disks, count, "disks")? };
+        // SAFETY: as above; they need not be initialized, and pointers have no invalid values to drop.
+        let room = unsafe { handle::places(out, count, "out")? };
+        let all: Vec<AttachmentOptions> = options
+            .iter()
+            .zip(disks)
+            .map(|(given, disk)| {
+                attachment_options(handle::given(*given, "options")?, disk.read("disks")?)
+            })
+            .collect::<Result<_>>()?;
+        let opened = AttachmentOptions::open_together(group, all)?;
+        for (place, attachment) in room.into_iter().zip(opened) {
+            place.give(hrl_attachment { inner: RwLock::new(Some(attachment)) })?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns the options of an attachment from those of a protection.
+fn attachment_options(given: &hrl_protection_options, disk: &str) -> Result<AttachmentOptions> {
+    let vault = given.vault.clone();
+    let events = given.events.clone().unwrap_or_else(engine::no_events);
+    let mut options =
+        AttachmentOptions::new(&given.volume, disk, vault.clone(), given.state.clone())
+            .policy(given.policy.clone())
+            .take_over(given.take_over)
+            .adopt_disk(given.adopt_disk)
+            .events(events.clone());
+    if let Some(applications) = quiesce::of_policy(&given.policy)? {
+        options = options.applications(applications);
+    }
+    if given.suspicion {
+        let suspicion = Suspicion::begin(&given.volume, vault, &given.state, events);
+        options = options.inspector(suspicion);
+    }
+    Ok(options)
 }
 
 /// Makes a point now, and returns once it is durable in the local journal. Every write that was

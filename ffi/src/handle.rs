@@ -317,6 +317,21 @@ pub(crate) unsafe fn array<'a, T>(pointer: *const T, count: usize, name: &str) -
     Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
 }
 
+/// Returns room for results in an array of C's, which need not be initialized.
+///
+/// # Safety
+/// `pointer` is NULL, or has room for `count` elements that nobody else uses during `'a`.
+pub(crate) unsafe fn places<'a, T>(
+    pointer: *mut T,
+    count: usize,
+    name: &str,
+) -> Result<Vec<Out<'a, T>>> {
+    check_count(pointer, count, name)?;
+    // SAFETY: within the array, which has `count` elements (premise).
+    let place = |at: usize| Out { pointer: unsafe { pointer.add(at) }, call: PhantomData };
+    Ok((0..count).map(place).collect())
+}
+
 fn check_count<T>(pointer: *const T, count: usize, name: &str) -> Result<()> {
     if count > isize::MAX as usize / size_of::<T>() {
         return Err(bad_argument(name).expected("a length that memory can hold").found(count));

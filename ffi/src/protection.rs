@@ -45,8 +45,8 @@ impl hrl_protection_options {
 
 /// Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
 /// directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
-/// be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed afterwards. Free the options with
-/// `hrl_protection_options_free`.
+/// be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed
+/// afterwards. Free the options with `hrl_protection_options_free`.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_new(

@@ -10,17 +10,40 @@ namespace hrl {
 class Attachment {
 public:
     /**
-     * Attaches to a block device with options that have no device. Cuts are tried for `cut_limit`, then
-     * with the file systems on the disk frozen for at most `freeze_limit`; zero freezes none.
+     * Attaches to a block device with options that have no device. Cuts are tried for the policy's
+     * "cut_limit", then with the file systems on the disk frozen for at most its "freeze_limit".
      */
-    Attachment(const ProtectionOptions &options, const std::string &disk,
-               Limit cut_limit = std::chrono::seconds(10),
-               Limit freeze_limit = std::chrono::milliseconds(500))
+    Attachment(const ProtectionOptions &options, const std::string &disk)
         : events_(options.events_),
           handle_(detail::make<hrl_attachment>([&](hrl_attachment **out) {
-              return hrl_attach_open(options.get(), disk.c_str(), detail::millis(cut_limit),
-                                     detail::millis(freeze_limit), out);
+              return hrl_attach_open(options.get(), disk.c_str(), out);
           })) {}
+    /**
+     * Attaches disks whose points are one cut, and of the group `group`. The options are those of each
+     * disk, in their order. A point that any of the attachments makes is made of all.
+     */
+    static std::vector<Attachment> together(const std::string &group,
+                                            const std::vector<const ProtectionOptions *> &options,
+                                            const std::vector<std::string> &disks) {
+        if (options.size() != disks.size()) {
+            throw std::invalid_argument("as many options as disks");
+        }
+        std::vector<const hrl_protection_options *> given;
+        std::vector<const char *> paths;
+        for (std::size_t i = 0; i < disks.size(); ++i) {
+            given.push_back(options[i]->get());
+            paths.push_back(disks[i].c_str());
+        }
+        std::vector<hrl_attachment *> opened(disks.size());
+        std::vector<Attachment> attachments;
+        attachments.reserve(disks.size());
+        check(hrl_attach_open_together(group.c_str(), given.data(), paths.data(), disks.size(),
+                                       opened.data()));
+        for (std::size_t i = 0; i < disks.size(); ++i) {
+            attachments.push_back(Attachment(options[i]->events_, opened[i]));
+        }
+        return attachments;
+    }
     hrl_attachment *get() const noexcept { return handle_.get(); }
     /** Makes a point now. */
     hrl_point mark(const std::string &label = "", hrl_point_kind kind = HRL_POINT_CRASH) const {
@@ -58,6 +81,8 @@ public:
     static void detach(const std::string &state) { check(hrl_attach_detach(state.c_str())); }
 
 private:
+    Attachment(std::shared_ptr<std::function<void(const Event &)>> events, hrl_attachment *opened)
+        : events_(std::move(events)), handle_(opened) {}
     // Freed after the handle: its threads may call it until then.
     std::shared_ptr<std::function<void(const Event &)>> events_;
     detail::Handle<hrl_attachment, hrl_attach_free> handle_;

@@ -893,8 +893,8 @@ class Attachment:
     `crash_point_interval` says how often a point is made: at least 5 s, or 0 for points on demand.
 
     Each point is a clean, audited cut: every write that was completed before it is in it, and none
-    that began after. Between points nothing can be restored. If no cut is clean within `cut_limit`
-    seconds, the file systems on the disk are frozen for at most `freeze_limit` seconds; 0 freezes
+    that began after. Between points nothing can be restored. If no cut is clean within the policy's
+    `cut_limit`, the file systems on the disk are frozen for at most its `freeze_limit`; 0 freezes
     none.
 
     Raises the errors of `Protection`, and `HrlError` of the kind "unsupported" if the disk cannot
@@ -914,9 +914,29 @@ class Attachment:
         on_event: Callable[[dict[str, str]], object] | None = None,
         applications: _Applications | None = None,
         suspicion: bool = True,
-        cut_limit: float = 10.0,
-        freeze_limit: float = 0.5,
     ) -> Self: ...
+    @staticmethod
+    def together(
+        group: str,
+        disks: Sequence[_Path],
+        *,
+        vault: Vault,
+        state: _Path,
+        policy: Mapping[str, str | int] | None = None,
+        take_over: bool = False,
+        adopt_disk: bool = False,
+        on_event: Callable[[dict[str, str]], object] | None = None,
+        applications: _Applications | None = None,
+        suspicion: bool = True,
+    ) -> list[Attachment]:
+        """Attaches several disks of a machine, whose points are one cut: no disk has a write whose cause
+        another one lacks. Returns an attachment for each disk, in their order.
+
+        Each point is one of the group `group`: `Vault.group_points` lists them. A point that any of
+        the attachments makes is made of all disks. Each disk is a volume with the disk's name, and has
+        the directory of that name in `state`. Stop all of them; the first that is stopped makes the
+        last point of all.
+        """
     @staticmethod
     def detach(state: _Path) -> None:
         """Takes the programs of a stopped or killed agent out of the kernel, by its state directory.

@@ -1,6 +1,6 @@
 //! `Attachment`: a disk in use, protected by points at intervals.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ mirror! {
 /// `crash_point_interval` says how often a point is made: at least 5 s, or 0 for points on demand.
 ///
 /// Each point is a clean, audited cut: every write that was completed before it is in it, and none
-/// that began after. Between points nothing can be restored. If no cut is clean within `cut_limit`
-/// seconds, the file systems on the disk are frozen for at most `freeze_limit` seconds; 0 freezes
+/// that began after. Between points nothing can be restored. If no cut is clean within the policy's
+/// `cut_limit`, the file systems on the disk are frozen for at most its `freeze_limit`; 0 freezes
 /// none.
 ///
 /// Raises the errors of `Protection`, and `HrlError` of the kind "unsupported" if the disk cannot
@@ -76,7 +76,53 @@ pub(crate) struct Attachment {
     size_bytes: u64,
 }
 
+/// What disks that are attached have in common.
+struct Given {
+    vault: hrl::vault::Vault,
+    policy: hrl::Policy,
+    take_over: bool,
+    adopt_disk: bool,
+    suspicion: bool,
+}
+
+impl Given {
+    fn options(
+        &self,
+        name: &str,
+        disk: PathBuf,
+        state: PathBuf,
+        events: hrl::EventSink,
+        quiesced: Option<Arc<dyn hrl::Quiesce>>,
+    ) -> AttachmentOptions {
+        let vault = self.vault.clone();
+        let watched =
+            self.suspicion.then(|| Suspicion::begin(name, vault.clone(), &state, events.clone()));
+        let mut options = AttachmentOptions::new(name, disk, vault, state)
+            .policy(self.policy.clone())
+            .take_over(self.take_over)
+            .adopt_disk(self.adopt_disk)
+            .events(events);
+        if let Some(quiesced) = quiesced {
+            options = options.applications(quiesced);
+        }
+        if let Some(watched) = watched {
+            options = options.inspector(watched);
+        }
+        options
+    }
+}
+
+/// Returns the name of a disk as that of its volume.
+fn name_of(disk: &Path) -> String {
+    disk.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl Attachment {
+    fn of(attachment: hrl_attach::Attachment, trouble: Trouble, name: String) -> Self {
+        let size_bytes = attachment.protection().info().device_bytes;
+        Self { inner: Running::new(Arc::new(attachment)), trouble, name, size_bytes }
+    }
+
     fn open_handle(&self) -> PyResult<Arc<hrl_attach::Attachment>> {
         self.inner
             .with(Arc::clone)
@@ -87,7 +133,7 @@ impl Attachment {
 #[pymethods]
 impl Attachment {
     #[new]
-    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true, cut_limit=10.0, freeze_limit=0.5))]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -101,42 +147,87 @@ impl Attachment {
         on_event: Option<Py<PyAny>>,
         applications: Option<&Bound<'_, PyAny>>,
         suspicion: bool,
-        cut_limit: f64,
-        freeze_limit: f64,
     ) -> PyResult<Self> {
-        let vault = vault.inner()?;
+        let given = Given {
+            vault: vault.inner()?,
+            policy: policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?,
+            take_over,
+            adopt_disk,
+            suspicion,
+        };
+        let quiesced = applications.map(crate::quiesce::applications).transpose()?;
         let trouble = Trouble::default();
         let events = trouble.watch(sink(on_event));
-        let quiesced = applications.map(crate::quiesce::applications).transpose()?;
-        let name = volume
-            .unwrap_or_else(|| disk.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        let chosen = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
-        let (cut_limit, freeze_limit) = (seconds(cut_limit)?, seconds(freeze_limit)?);
+        let name = volume.unwrap_or_else(|| name_of(&disk));
         let of = name.clone();
         let attachment = run(py, move || {
             let quiesced = match quiesced {
-                None => crate::quiesce::of_policy(&chosen)?,
+                None => crate::quiesce::of_policy(&given.policy)?,
                 given => given,
             };
-            let watched =
-                suspicion.then(|| Suspicion::begin(&of, vault.clone(), &state, events.clone()));
-            let mut options = AttachmentOptions::new(&of, disk, vault, state)
-                .policy(chosen)
-                .take_over(take_over)
-                .adopt_disk(adopt_disk)
-                .events(events)
-                .cut_limit(cut_limit)
-                .freeze_limit(freeze_limit);
-            if let Some(quiesced) = quiesced {
-                options = options.applications(quiesced);
-            }
-            if let Some(watched) = watched {
-                options = options.inspector(watched);
-            }
-            options.open()
+            given.options(&of, disk, state, events, quiesced).open()
         })?;
-        let size_bytes = attachment.protection().info().device_bytes;
-        Ok(Self { inner: Running::new(Arc::new(attachment)), trouble, name, size_bytes })
+        Ok(Self::of(attachment, trouble, name))
+    }
+
+    /// Attaches several disks of a machine, whose points are one cut: no disk has a write whose cause
+    /// another one lacks. Returns an attachment for each disk, in their order.
+    ///
+    /// Each point is one of the group `group`: `Vault.group_points` lists them. A point that any of
+    /// the attachments makes is made of all disks. Each disk is a volume with the disk's name, and has
+    /// the directory of that name in `state`. Stop all of them; the first that is stopped makes the
+    /// last point of all.
+    #[staticmethod]
+    #[pyo3(signature = (group, disks, *, vault, state, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
+    fn together(
+        py: Python<'_>,
+        group: String,
+        disks: Vec<PathBuf>,
+        vault: &Vault,
+        state: PathBuf,
+        policy: Option<&Bound<'_, PyMapping>>,
+        take_over: bool,
+        adopt_disk: bool,
+        on_event: Option<Py<PyAny>>,
+        applications: Option<&Bound<'_, PyAny>>,
+        suspicion: bool,
+    ) -> PyResult<Vec<Self>> {
+        let given = Given {
+            vault: vault.inner()?,
+            policy: policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?,
+            take_over,
+            adopt_disk,
+            suspicion,
+        };
+        let mut quiesced = applications.map(crate::quiesce::applications).transpose()?;
+        let heard = sink(on_event);
+        let named: Vec<_> = disks
+            .into_iter()
+            .map(|disk| {
+                let trouble = Trouble::default();
+                let events = trouble.watch(heard.clone());
+                (name_of(&disk), disk, trouble, events)
+            })
+            .collect();
+        let opened = run(py, move || {
+            if quiesced.is_none() {
+                quiesced = crate::quiesce::of_policy(&given.policy)?;
+            }
+            std::fs::create_dir_all(&state)
+                .map_err(|error| hrl::Error::io("make", state.display(), error))?;
+            let mut all = Vec::new();
+            let mut rest = Vec::new();
+            for (name, disk, trouble, events) in named {
+                // One of them quiesces the applications, for all.
+                let quiesced = quiesced.take();
+                all.push(given.options(&name, disk, state.join(&name), events, quiesced));
+                rest.push((trouble, name));
+            }
+            let opened = AttachmentOptions::open_together(&group, all)?;
+            Ok(opened.into_iter().zip(rest).collect::<Vec<_>>())
+        })?;
+        Ok(opened.into_iter().map(|(one, (trouble, name))| Self::of(one, trouble, name)).collect())
     }
 
     /// Takes the programs of a stopped or killed agent out of the kernel, by its state directory.

@@ -145,7 +145,7 @@ def test_an_agent_reports_its_health_and_metrics(start: Callable[..., Agent]) ->
 
 def test_a_critical_agent_is_not_healthy_and_quiet_clients_are_not_waited_for() -> None:
     status = STATS | {"volume": 'a"\\\n', "rpo_threshold_seconds": 0.0, "mode": "dirty"}
-    with MetricsServer("127.0.0.1:0", status=lambda: status, events={}, dropped=dict) as server:
+    with MetricsServer("127.0.0.1:0", statuses=lambda: [status], events={}, dropped=dict) as server:
         host, _, port = server.address.rpartition(":")
         quiet = [socket.create_connection((host, int(port))) for _ in range(40)]
         with pytest.raises(urllib.error.HTTPError, match="503") as refused:
@@ -162,9 +162,11 @@ def test_names_are_escaped_in_metrics(tmp_path: Path) -> None:
         stats = agent.stats()
         status = {name: getattr(stats, name) for name in dir(stats) if not name.startswith("_")}
     status |= {"volume": 'a"\\\n', "size_bytes": 1 << 20, "rpo_threshold_seconds": 900.0}
-    text = page(status, {}, {'events file "x"': 3})
+    text = page([status, status | {"volume": "b"}], {("b", "point-skipped"): 2}, {'events file "x"': 3})
     assert all(line.startswith(("# HELP hrl_", "# TYPE hrl_", "hrl_")) for line in text.splitlines())
     assert 'hrl_volume_size_bytes{volume="a\\"\\\\\\n"} 1048576' in text
+    assert 'hrl_events_total{volume="b",kind="point-skipped"} 2' in text
+    assert text.count("# TYPE hrl_volume_size_bytes") == 1 and 'hrl_volume_size_bytes{volume="b"} 1048576' in text
     assert 'sink="events file \\"x\\""} 3' in text
 
 

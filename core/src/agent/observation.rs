@@ -16,8 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::extent::Extent;
 use crate::journal::{Mark, PointKind};
+use crate::point::commitment;
 use crate::replica::{RecoveryPoint, is_zero};
-use crate::units::Timestamp;
+use crate::units::{PointId, Timestamp};
 
 /// Longest wait until what is compared with is durable.
 const COMPARE_WAIT: Duration = Duration::from_secs(60);
@@ -75,6 +76,7 @@ impl Observation {
     }
 
     /// Ends the interval by a point of this time. Returns once it is durable in the local journal.
+    /// `group` is the identity of a cut of several volumes, in each of which it is a point.
     ///
     /// `NotOrdered` if the readings are others, or the journal lost the point: copy the blocks again.
     pub fn end(
@@ -83,15 +85,28 @@ impl Observation {
         kind: PointKind,
         label: &str,
         time: Timestamp,
+        group: Option<PointId>,
     ) -> Result<RecoveryPoint> {
         let place = |mark: Mark| {
+            let mark = Mark { group, ..mark };
             let placed = self.shared.tap.end_observed(readings, mark, time);
             placed.map(|sequence| (sequence, time)).ok_or_else(|| self.read_again("mark point of"))
         };
         let point = self.shared.wait_durable(&self.shared.place_mark(kind, label, place)?)?;
         // Whoever observes forgets then which blocks it has copied.
         self.shared.anchor.promise(point.sequence)?;
-        Ok(point)
+        Ok(RecoveryPoint { group, ..point })
+    }
+
+    /// Journals that `point` and those of the other volumes of its cut are one point of the group
+    /// `name` with `members` volumes. Call it once all of them are durable, and before the next
+    /// [`Observation::begin`]; for one of the volumes it is enough. Does nothing for a point of no
+    /// group. `NotOrdered` if regions of the disk are read again.
+    pub fn commit(&self, point: &RecoveryPoint, name: &str, members: u16) -> Result<()> {
+        let Some(group) = point.group else { return Ok(()) };
+        let commitment = commitment(group, point.kind, name, members);
+        let placed = self.shared.tap.commit_observed(commitment, point.time);
+        placed.map(drop).ok_or_else(|| self.read_again("commit point of"))
     }
 
     /// Makes the protection compare the whole disk with the replica, and journal what differs.

@@ -81,15 +81,16 @@ EventOptions = Annotated[dict[str, Any], EventParameter()]
 
 @dataclass
 class Sinks:
-    """All destinations of an agent's events, called as one. Counts the events by kind, for the metrics."""
+    """All destinations of an agent's events, called as one. Counts them by volume and kind, for the metrics."""
 
     sinks: Sequence[Callable[[dict[str, str]], object]]
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, event: dict[str, str]) -> None:
         with self._lock:
-            self.counts[event["kind"]] = self.counts.get(event["kind"], 0) + 1
+            what = (event["volume"], event["kind"])
+            self.counts[what] = self.counts.get(what, 0) + 1
         for sink in self.sinks:
             sink(event)
 

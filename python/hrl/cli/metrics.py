@@ -9,7 +9,7 @@ nobody out.
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Self
@@ -59,14 +59,16 @@ METRICS = {
 
 
 class MetricsServer:
-    """Answers until closed. `status` returns the fields of `Stats`, `volume`, `size_bytes` and `rpo_threshold_seconds`."""
+    """Answers until closed. `statuses` returns of each volume the fields of `Stats`, `volume`, `size_bytes` and
+    `rpo_threshold_seconds`.
+    """
 
     def __init__(
         self,
         address: str,
         *,
-        status: Callable[[], dict[str, Any]],
-        events: Mapping[str, int],
+        statuses: Callable[[], list[dict[str, Any]]],
+        events: Mapping[tuple[str, str], int],
         dropped: Callable[[], Mapping[str, int]],
     ) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -74,12 +76,12 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 if self.path == "/metrics":
-                    self.answer(200, page(status(), events, dropped()), "text/plain; version=0.0.4; charset=utf-8")
+                    self.answer(200, page(statuses(), events, dropped()), "text/plain; version=0.0.4; charset=utf-8")
                 elif self.path == "/healthz":
-                    now = status()
-                    found = of_agent(now, now["rpo_threshold_seconds"])
-                    code = 503 if worst(found) == "bad" else 200
-                    self.answer(code, line(now["volume"], found) + "\n", "text/plain; charset=utf-8")
+                    found = [(now["volume"], of_agent(now, now["rpo_threshold_seconds"])) for now in statuses()]
+                    code = 503 if any(worst(of_one) == "bad" for _, of_one in found) else 200
+                    said = "".join(line(volume, of_one) + "\n" for volume, of_one in found)
+                    self.answer(code, said, "text/plain; charset=utf-8")
                 else:
                     self.answer(404, "/metrics and /healthz are here\n", "text/plain; charset=utf-8")
 
@@ -146,21 +148,30 @@ class Server(ThreadingHTTPServer):
         """Logs nothing: a client may go away."""
 
 
-def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[str, int]) -> str:
-    """Returns all metrics of an agent."""
-    volume = f'volume="{escaped(str(status["volume"]))}"'
+def page(statuses: Sequence[Mapping[str, Any]], events: Mapping[tuple[str, str], int], dropped: Mapping[str, int]) -> str:
+    """Returns all metrics of an agent, of each of its volumes."""
     lines: list[str] = []
     for name, (metric, kind, words) in METRICS.items():
-        if (value := status.get(name)) is not None:
-            shown = value / 1e9 if name.endswith("_ns") else value
-            lines += [*head(metric, kind, words), f"{metric}{{{volume}}} {number(shown)}"]
+        values = [(label(status["volume"]), status[name]) for status in statuses if status.get(name) is not None]
+        if values:
+            shown = ((volume, value / 1e9 if name.endswith("_ns") else value) for volume, value in values)
+            lines += [*head(metric, kind, words), *(f"{metric}{{{volume}}} {number(value)}" for volume, value in shown)]
     lines += head("hrl_mode", "gauge", "1 for the mode of capture, 0 for the others.")
-    lines += [f'hrl_mode{{{volume},mode="{mode}"}} {int(status["mode"] == mode)}' for mode in MODES]
+    for status in statuses:
+        is_mode = (f'mode="{mode}"}} {int(status["mode"] == mode)}' for mode in MODES)
+        lines += [f"hrl_mode{{{label(status['volume'])},{text}" for text in is_mode]
     lines += head("hrl_events_total", "counter", "Events by kind since the agent started.")
-    lines += [f'hrl_events_total{{{volume},kind="{escaped(kind)}"}} {count}' for kind, count in sorted(dict(events).items())]
+    counted = sorted(dict(events).items())
+    lines += [f'hrl_events_total{{{label(volume)},kind="{escaped(kind)}"}} {count}' for (volume, kind), count in counted]
     lines += head("hrl_events_undelivered_total", "counter", "Events that a sink did not deliver.")
-    lines += [f'hrl_events_undelivered_total{{{volume},sink="{escaped(s)}"}} {n}' for s, n in dropped.items()]
+    volumes = ",".join(str(status["volume"]) for status in statuses)
+    lines += [f'hrl_events_undelivered_total{{{label(volumes)},sink="{escaped(s)}"}} {n}' for s, n in dropped.items()]
     return "\n".join(lines) + "\n"
+
+
+def label(volume: object) -> str:
+    """Returns the label that names a volume."""
+    return f'volume="{escaped(str(volume))}"'
 
 
 def head(metric: str, kind: str, words: str) -> list[str]:

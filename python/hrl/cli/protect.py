@@ -147,7 +147,7 @@ def protect(
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
         stack.enter_context(checks_by_policy(check_options, vault, name, sinks))
-        stack.enter_context(served_metrics(metrics, status, sinks))
+        stack.enter_context(served_metrics(metrics, [status], sinks))
         address = address_of(nbd, state)
         tls = tls_options(nbd_tls, nbd_tls_anyone, insecure)
         with NbdServer.protected(address, protection, name, **tls) as server:
@@ -178,14 +178,17 @@ def choices_of(
 
 
 @contextmanager
-def served_metrics(address: str | None, status: Callable[[], dict[str, Any]], sinks: Sinks) -> Iterator[None]:
-    """Serves the metrics of an agent while the block runs, if there is an address."""
+def served_metrics(address: str | None, statuses: list[Callable[[], dict[str, Any]]], sinks: Sinks) -> Iterator[None]:
+    """Serves the metrics of an agent's volumes while the block runs, if there is an address."""
     if not address:
         yield
         return
     from hrl.cli.metrics import MetricsServer
 
-    with MetricsServer(address, status=status, events=sinks.counts, dropped=lambda: sinks.dropped):
+    def now() -> list[dict[str, Any]]:
+        return [status() for status in statuses]
+
+    with MetricsServer(address, statuses=now, events=sinks.counts, dropped=lambda: sinks.dropped):
         yield
 
 

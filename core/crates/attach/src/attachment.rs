@@ -4,41 +4,41 @@
 //! programs and their maps are pinned in bpffs, so that the marks go on while no agent runs. The
 //! file `attach` in the state directory and the map have a random number in common; only if they
 //! agree are the marks all that the journal may lack.
+//!
+//! Several disks of a machine are attached together if their points shall be one cut. Each keeps its
+//! own state directory, journal and volume.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hrl::journal::PointKind;
 use hrl::replica::RecoveryPoint;
-use hrl::sync::lock::{Condvar, Mutex};
 use hrl::vault::Vault;
 use hrl::{
     CaptureContent, Cause, Clock, Error, ErrorKind, Event, EventKind, EventSink, Inspector, Policy,
-    Protection, ProtectionOptions, Quiesce, Result, SystemClock, Timestamp, no_events,
+    Protection, ProtectionOptions, Quiesce, Result, SystemClock, no_events,
 };
 
-use crate::cut::CutOptions;
-use crate::cutter::{AttachmentStats, Cutter, Limits, Wanted};
+use crate::clockwork::{Clockwork, Place, Shared};
+use crate::cut::{Cut, CutOptions};
+use crate::cutter::{AttachmentStats, Cutter, Limits, Member};
 use crate::disk::Disk;
 use crate::observed::ObservedDisk;
 use crate::place::check_elsewhere;
 use crate::stopwatch::Stopwatch;
-use crate::tracker::Tracker;
+use crate::tracker::{Audit, Tracker};
 
 const PINS: &str = "/sys/fs/bpf";
 /// File in the state directory with the number that the maps have too.
 const OWNER: &str = "attach";
 /// Shortest time between two points by policy.
 const INTERVAL_MIN: Duration = Duration::from_secs(5);
-/// Pause while the disk is read for the first time, or compared.
-const RESYNC_PAUSE: Duration = Duration::from_millis(500);
-const LAST_CUT: Duration = Duration::from_secs(5);
+/// Disks that are cut together, at most.
+const DISKS_MAX: usize = 64;
 
 /// Options to open an [`Attachment`]: required arguments in [`AttachmentOptions::new`], the rest
 /// chained.
@@ -54,8 +54,6 @@ pub struct AttachmentOptions {
     clock: Arc<dyn Clock>,
     take_over: bool,
     adopt_disk: bool,
-    cut_limit: Duration,
-    freeze_limit: Duration,
     cut: CutOptions,
 }
 
@@ -81,14 +79,13 @@ impl AttachmentOptions {
             clock: SystemClock::shared(),
             take_over: false,
             adopt_disk: false,
-            cut_limit: Duration::from_secs(10),
-            freeze_limit: Duration::from_millis(500),
             cut: CutOptions::default(),
         }
     }
 
     /// Sets the policy. Its `crash_point_interval` says how often a point is made: at least 5 s, or
-    /// zero for points on demand alone. Default: [`Policy::default`].
+    /// zero for points on demand alone. If no cut is clean within its `cut_limit`, the file systems on
+    /// the disk are frozen for at most its `freeze_limit`. Default: [`Policy::default`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
@@ -124,19 +121,6 @@ impl AttachmentOptions {
         self
     }
 
-    /// Limits the time in which cuts are tried for a point without a freeze. Default 10 s.
-    pub fn cut_limit(mut self, limit: Duration) -> Self {
-        self.cut_limit = limit;
-        self
-    }
-
-    /// Limits the freeze of the file systems on the disk after that; zero: none is frozen. Default
-    /// 500 ms.
-    pub fn freeze_limit(mut self, limit: Duration) -> Self {
-        self.freeze_limit = limit;
-        self
-    }
-
     /// Sets how a cut is tried. Default: [`CutOptions::default`].
     pub fn cut(mut self, options: CutOptions) -> Self {
         self.cut = options;
@@ -149,24 +133,165 @@ impl AttachmentOptions {
     /// capabilities, `InvalidInput` if the state directory or the vault lies on the disk; and the
     /// errors of [`ProtectionOptions::open`].
     pub fn open(self) -> Result<Attachment> {
-        self.check()?;
-        let disk = Disk::look_at(&self.disk)?;
-        check_elsewhere(&disk, "the state directory", &self.state)?;
-        let place = self.vault.objects().name();
-        if Path::new(&place).is_absolute() {
-            check_elsewhere(&disk, "the vault", Path::new(&place))?;
+        let mut opened = Self::open_all(None, vec![self])?;
+        Ok(opened.pop().expect("as many as there are options"))
+    }
+
+    /// Attaches several disks of a machine, whose points are one cut: no disk has a write whose cause
+    /// another one lacks. Returns one attachment for each of the options, in their order.
+    ///
+    /// Each point is one of the group `name`; [`Vault::group_points`] lists those whose volumes are in
+    /// one vault. A point that any of the attachments makes is made of all disks. The policies must
+    /// agree in the intervals of points and in their limits; the applications of all are quiesced.
+    ///
+    /// Fails as [`AttachmentOptions::open`] does. If other disks are cut together than before, their
+    /// marks are taken over.
+    pub fn open_together(name: &str, disks: Vec<Self>) -> Result<Vec<Attachment>> {
+        Self::open_all(Some(name.to_owned()).filter(|_| disks.len() != 1), disks)
+    }
+
+    fn open_all(group: Option<String>, all: Vec<Self>) -> Result<Vec<Attachment>> {
+        Self::check_all(&all)?;
+        let (mut protections, mut members, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for (options, known) in all.iter().zip(Self::observe(&all)?) {
+            let (protection, member) = options.protect(known)?;
+            let (events, volume) = (options.events.clone(), options.volume.clone());
+            places.push(Place::new(events, volume, member.stats.clone()));
+            members.push(member);
+            protections.push(protection);
         }
-        let pins = pins_of(&self.state);
-        let reopened = Tracker::reopen(&pins, &self.disk);
-        let is_known = ProtectionOptions::knows_vault(&self.state);
-        let (tracker, doubt) = match reopened {
-            Ok(tracker) => {
-                let doubt = doubt(&tracker, &self.state);
-                (tracker, doubt)
-            }
-            Err(error) => (Tracker::attach_keeping(&self.disk)?, Some(error.to_string())),
+        let first = all.first().expect("one disk at least");
+        let applications: Vec<_> = all.iter().filter_map(|one| one.applications.clone()).collect();
+        let cutter = Cutter {
+            members,
+            group,
+            limits: Limits {
+                cut: first.policy.cut_limit,
+                freeze: first.policy.freeze_limit,
+                quiesce: first.policy.quiesce_limit,
+                options: first.cut.clone(),
+            },
+            clock: first.clock.clone(),
+            stopping: Arc::default(),
         };
-        let was_pinned = pins.exists() && doubt.is_none();
+        let shared = Shared::new(cutter, places, applications);
+        let clockwork = Arc::new(Clockwork::start(shared, &first.policy)?);
+        let handles = protections.into_iter().enumerate().map(|(at, protection)| Attachment {
+            protection: Some(protection),
+            clockwork: clockwork.clone(),
+            at,
+        });
+        Ok(handles.collect())
+    }
+
+    /// Refuses what cannot be attached.
+    fn check_all(all: &[Self]) -> Result<()> {
+        let [first, others @ ..] = all else {
+            return Err(Error::new(ErrorKind::InvalidInput, "attach", "disks")
+                .expected("one at least")
+                .found("none"));
+        };
+        if all.len() > DISKS_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "attach", "disks")
+                .expected(format_args!("at most {DISKS_MAX} that are cut together"))
+                .found(all.len()));
+        }
+        let disks: Vec<Disk> =
+            all.iter().map(|one| Disk::look_at(&one.disk)).collect::<Result<_>>()?;
+        for one in all {
+            one.check()?;
+            for disk in &disks {
+                check_elsewhere(disk, "the state directory", &one.state)?;
+                let place = one.vault.objects().name();
+                if Path::new(&place).is_absolute() {
+                    check_elsewhere(disk, "the vault", Path::new(&place))?;
+                }
+            }
+        }
+        for (at, one) in others.iter().enumerate() {
+            first.check_agrees(one)?;
+            if let Some(same) = disks[..=at].iter().find(|disk| disk.is_same(&disks[at + 1])) {
+                return Err(Error::new(ErrorKind::InvalidInput, "attach", one.disk.display())
+                    .expected("another disk")
+                    .found(format_args!("that of {}", same.path.display())));
+            }
+            let is_same = |other: &&Self| pins_of(&other.state) == pins_of(&one.state);
+            if let Some(same) = all[..=at].iter().find(is_same) {
+                return Err(Error::new(ErrorKind::InvalidInput, "attach", one.disk.display())
+                    .expected("a state directory of its own")
+                    .found(format_args!("that of {}", same.disk.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a disk that cannot be cut together with this one.
+    fn check_agrees(&self, other: &Self) -> Result<()> {
+        let times = |policy: &Policy| {
+            [
+                ("crash_point_interval", policy.crash_point_interval),
+                ("app_point_interval", policy.app_point_interval),
+                ("cut_limit", policy.cut_limit),
+                ("freeze_limit", policy.freeze_limit),
+                ("quiesce_limit", policy.quiesce_limit),
+            ]
+        };
+        let pairs = times(&self.policy).into_iter().zip(times(&other.policy));
+        for ((field, here), (_, there)) in pairs {
+            if here != there {
+                return Err(Error::new(ErrorKind::InvalidInput, "use policy", field)
+                    .message("the disks are cut together")
+                    .expected(format_args!("{here:?}, as that of {}", self.disk.display()))
+                    .found(format_args!("{there:?} of {}", other.disk.display())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the trackers that are pinned, or begins new ones. If others are cut together than before,
+    /// new ones take over the marks of those that are pinned.
+    fn observe(all: &[Self]) -> Result<Vec<Known>> {
+        let pinned: Vec<Result<Tracker>> = all.iter().map(Self::reopened).collect();
+        let trackers: Vec<&Tracker> = pinned.iter().filter_map(|one| one.as_ref().ok()).collect();
+        if trackers.len() == all.len() && Tracker::are_together(&trackers) {
+            let known = pinned.into_iter().flatten();
+            return Ok(known.map(|tracker| Known { tracker, before: None, doubt: None }).collect());
+        }
+        let paths: Vec<&Path> = all.iter().map(|one| &*one.disk).collect();
+        let group = RandomState::new().hash_one(0).max(1);
+        let begun = Tracker::attach_together(&paths, group)?;
+        let known = begun.into_iter().zip(pinned).map(|(tracker, before)| match before {
+            // From its last audit until now it has missed nothing, and the new one observes already.
+            Ok(before) if before.look()?.0 == Audit::Clean => {
+                Ok(Known { tracker, before: Some(before), doubt: None })
+            }
+            Ok(_) => {
+                let doubt = "the audit of the programs before failed".to_owned();
+                Ok(Known { tracker, before: None, doubt: Some(doubt) })
+            }
+            Err(error) => Ok(Known { tracker, before: None, doubt: Some(error.to_string()) }),
+        });
+        known.collect()
+    }
+
+    /// Opens the pinned tracker of this state directory, if its marks are all that the journal may
+    /// lack.
+    fn reopened(&self) -> Result<Tracker> {
+        let tracker = Tracker::reopen(&pins_of(&self.state), &self.disk)?;
+        match doubt(&tracker, &self.state) {
+            None => Ok(tracker),
+            Some(why) => {
+                Err(Error::new(ErrorKind::Changed, "open tracker", self.disk.display())
+                    .message(why))
+            }
+        }
+    }
+
+    /// Opens the protection behind, and returns it with what cuts need.
+    fn protect(&self, known: Known) -> Result<(Protection, Member)> {
+        let Known { tracker, before, doubt } = known;
+        let is_pinned = before.is_none() && doubt.is_none();
+        let is_known = ProtectionOptions::knows_vault(&self.state);
         let device = Arc::new(ObservedDisk::open(&self.disk)?);
         let mut options = ProtectionOptions::new(
             &self.volume,
@@ -193,51 +318,31 @@ impl AttachmentOptions {
                 EventKind::ResyncStarted { bytes: tracker.disk_bytes(), cause: Cause::Untracked };
             self.event(kind, format!("the whole disk is compared with the replica: {why}"));
         }
+        if let Some(before) = &before {
+            tracker.remember(&before.recall());
+        }
         let pending = tracker.recall();
-        let pinned = was_pinned || self.pin(&tracker, &pins);
+        let pinned = is_pinned || self.pin(&tracker, &pins_of(&self.state));
         self.own(&tracker)?;
-        let stopping = Arc::new(AtomicBool::new(false));
         let stats = AttachmentStats {
             map_bytes: tracker.memory_bytes(),
             read_amplification: 1.0,
             pinned,
             ..AttachmentStats::default()
         };
-        let cutter = Cutter {
+        let member = Member {
             tracker,
             device,
             observation: protection.observation()?,
-            limits: Limits {
-                cut: self.cut_limit,
-                freeze: self.freeze_limit,
-                quiesce: self.policy.quiesce_limit,
-                options: self.cut.clone(),
-            },
-            clock: self.clock.clone(),
             pending,
-            stats: stats.clone(),
-            stopping: stopping.clone(),
+            stats,
             volume: self.volume.clone(),
             written: vec![self.state.clone(), self.disk.clone()],
             bytes_changed: 0,
+            cut: Cut::default(),
+            changed: Vec::new(),
         };
-        let shared = Arc::new(Shared {
-            cutter: Mutex::new(cutter),
-            stats: Mutex::new(stats),
-            applications: self.applications.clone(),
-            clock: self.clock.clone(),
-            events: self.events.clone(),
-            volume: self.volume.clone(),
-            ended: Mutex::new(false),
-            ending: Condvar::new(),
-            stopping,
-        });
-        let (of_thread, policy) = (shared.clone(), self.policy.clone());
-        let thread = std::thread::Builder::new()
-            .name("hrl-cut".to_owned())
-            .spawn(move || of_thread.run(&policy))
-            .map_err(|error| Error::io("start", "thread", error))?;
-        Ok(Attachment { protection: Some(protection), shared, thread: Some(thread) })
+        Ok((protection, member))
     }
 
     fn check(&self) -> Result<()> {
@@ -288,6 +393,15 @@ impl AttachmentOptions {
     }
 }
 
+/// What is known of the changes of a disk.
+struct Known {
+    tracker: Tracker,
+    /// The tracker that is pinned, if that is another one. Its marks are taken over.
+    before: Option<Tracker>,
+    /// Why the marks may not be all that the journal lacks.
+    doubt: Option<String>,
+}
+
 /// Returns why the marks of a pinned tracker may not be all that a state directory lacks.
 fn doubt(tracker: &Tracker, state: &Path) -> Option<String> {
     let text = std::fs::read_to_string(state.join(OWNER)).unwrap_or_default();
@@ -312,130 +426,16 @@ fn pins_of(state: &Path) -> PathBuf {
     Path::new(PINS).join(format!("hrl-attach-{hash:016x}"))
 }
 
-/// What the thread and the callers share.
-struct Shared {
-    cutter: Mutex<Cutter>,
-    /// As of the last cut, so that nobody waits for one under way.
-    stats: Mutex<AttachmentStats>,
-    applications: Option<Arc<dyn Quiesce>>,
-    clock: Arc<dyn Clock>,
-    events: EventSink,
-    volume: String,
-    ended: Mutex<bool>,
-    ending: Condvar,
-    stopping: Arc<AtomicBool>,
-}
-
-impl Shared {
-    /// Makes points by policy until the end.
-    fn run(&self, policy: &Policy) {
-        let mut crash = Due::new(policy.crash_point_interval, &self.clock);
-        let mut app = Due::new(policy.app_point_interval, &self.clock);
-        loop {
-            let pause = crash.left().min(app.left());
-            if self.wait(pause) {
-                return;
-            }
-            let is_app = app.left().is_zero();
-            let due = if is_app { &mut app } else { &mut crash };
-            if !due.left().is_zero() {
-                continue;
-            }
-            let asked = self.clock.now();
-            match self.point("", PointKind::Crash, is_app) {
-                Ok(_) => due.done(),
-                // The disk is read for the first time, or compared.
-                Err(error) if error.kind() == ErrorKind::NotOrdered => {
-                    if self.wait(RESYNC_PAUSE) {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    if self.is_ended() {
-                        return;
-                    }
-                    due.done();
-                    self.skipped(asked, &error);
-                    if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Diverged) {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn point(&self, label: &str, kind: PointKind, is_app: bool) -> Result<RecoveryPoint> {
-        let applications = match (is_app, &self.applications) {
-            (false, _) => None,
-            (true, Some(applications)) => Some(&**applications),
-            (true, None) => {
-                return Err(Error::new(ErrorKind::InvalidInput, "mark point of", &self.volume)
-                    .expected("applications to quiesce, such as the policy's")
-                    .found("none"));
-            }
-        };
-        let kind = if is_app { PointKind::App } else { kind };
-        let mut cutter = self.cutter.lock();
-        let point = cutter.point(Wanted { label, kind, applications });
-        let skipped = self.stats.lock().skipped;
-        *self.stats.lock() = AttachmentStats { skipped, ..cutter.stats.clone() };
-        point
-    }
-
-    fn skipped(&self, asked: Timestamp, error: &Error) {
-        self.stats.lock().skipped += 1;
-        let message = format!("no point for {asked}: {error}");
-        let (time, volume) = (self.clock.now(), self.volume.clone());
-        (self.events)(&Event { time, volume, kind: EventKind::PointSkipped, message });
-    }
-
-    /// Waits. Returns whether the end has come.
-    fn wait(&self, pause: Duration) -> bool {
-        let ended = self.ended.lock();
-        if *ended {
-            return true;
-        }
-        let (ended, _) = self.ending.wait_timeout_while(ended, pause, |ended| !*ended);
-        *ended
-    }
-
-    fn is_ended(&self) -> bool {
-        *self.ended.lock()
-    }
-}
-
-/// When a point is due.
-struct Due {
-    interval: Duration,
-    clock: Arc<dyn Clock>,
-    next: Duration,
-}
-
-impl Due {
-    fn new(interval: Duration, clock: &Arc<dyn Clock>) -> Self {
-        Self { interval, clock: clock.clone(), next: clock.elapsed() }
-    }
-
-    fn left(&self) -> Duration {
-        if self.interval.is_zero() {
-            return Duration::from_secs(3600);
-        }
-        self.next.saturating_sub(self.clock.elapsed())
-    }
-
-    fn done(&mut self) {
-        self.next = (self.next + self.interval).max(self.clock.elapsed());
-    }
-}
-
 /// A disk in use, protected by points at intervals. May be used from any thread.
 ///
 /// Nobody is slowed down, stopped or remounted. Dropped without [`Attachment::stop`] it leaves what a
-/// killed agent leaves: the programs go on marking, and the next one goes on from their marks.
+/// killed agent leaves: the programs go on marking, and the next one goes on from their marks. Of
+/// several that were attached together, the first that is dropped or stopped ends the points of all.
 pub struct Attachment {
     protection: Option<Protection>,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    clockwork: Arc<Clockwork>,
+    /// Its number among those that were attached together.
+    at: usize,
 }
 
 impl Attachment {
@@ -444,43 +444,52 @@ impl Attachment {
         self.protection.as_ref().expect("an attachment has it until it is stopped")
     }
 
-    /// Makes a point now: a clean, audited cut of the disk. Returns once it is durable in the local
-    /// journal. Everything that was completed before the call is in it.
+    /// Makes a point now: a clean, audited cut of the disk, and of those that were attached together
+    /// with it. Returns once it is durable in the local journal. Everything that was completed before
+    /// the call is in it.
     ///
-    /// `kind` is [`PointKind::Crash`] or [`PointKind::Declared`]. `NotOrdered` during the first copy or a
-    /// resync, `Unavailable` if no cut is clean in time, even with a freeze, or an audit failed.
+    /// `kind` is [`PointKind::Crash`] or [`PointKind::Declared`]; a point of several disks is one of
+    /// their group. `NotOrdered` during the first copy or a resync, `Unavailable` if no cut is clean in
+    /// time, even with a freeze, or an audit failed.
     pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        let shared = self.clockwork.shared();
         if !matches!(kind, PointKind::Crash | PointKind::Declared) {
-            return Err(Error::new(ErrorKind::InvalidInput, "mark point of", &self.shared.volume)
-                .expected("kind crash or declared")
-                .found(kind.name()));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "mark point of",
+                shared.volume(self.at),
+            )
+            .expected("kind crash or declared")
+            .found(kind.name()));
         }
-        self.shared.point(label, kind, false)
+        Ok(self.own(shared.points(label, kind, false)?))
     }
 
     /// Makes an application-consistent point: copies most, quiesces the applications of the options,
     /// cuts and releases. Fails as [`Attachment::mark`] does, and if they do not stay quiesced.
     pub fn mark_app(&self, label: &str) -> Result<RecoveryPoint> {
-        self.shared.point(label, PointKind::App, true)
+        Ok(self.own(self.clockwork.shared().points(label, PointKind::App, true)?))
+    }
+
+    fn own(&self, mut points: Vec<RecoveryPoint>) -> RecoveryPoint {
+        points.swap_remove(self.at)
     }
 
     /// Returns what cuts have taken, as of the last one.
     pub fn stats(&self) -> AttachmentStats {
-        self.shared.stats.lock().clone()
+        self.clockwork.shared().stats(self.at)
     }
 
     /// Waits until a point was made in this session. `Unavailable` at the limit.
     pub fn wait_point(&self, limit: Duration) -> Result<()> {
-        let began = Stopwatch::start(&self.shared.clock);
+        let shared = self.clockwork.shared();
+        let began = Stopwatch::start(shared.clock());
         while self.stats().points == 0 {
             if began.elapsed() >= limit {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "wait for point of",
-                    &self.shared.volume,
-                )
-                .expected(format_args!("one within {limit:?}"))
-                .found("none"));
+                let volume = shared.volume(self.at);
+                return Err(Error::new(ErrorKind::Unavailable, "wait for point of", volume)
+                    .expected(format_args!("one within {limit:?}"))
+                    .found("none"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -489,16 +498,11 @@ impl Attachment {
 
     /// Makes a last point if one is clean soon, and ends the session as [`Protection::stop`] does. The
     /// programs go on marking, so that the next session reads only what changes until then.
+    ///
+    /// Of several that were attached together, stop all: the first one makes the last point.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
-        self.end_thread();
-        {
-            let mut cutter = self.shared.cutter.lock();
-            cutter.stopping.store(false, Ordering::Relaxed);
-            cutter.limits.cut = cutter.limits.cut.min(LAST_CUT);
-            cutter.limits.freeze = Duration::ZERO;
-            // The next session goes on from the marks all the same.
-            let _ = cutter.point(Wanted { label: "", kind: PointKind::Crash, applications: None });
-        }
+        self.clockwork.end();
+        self.clockwork.shared().last_points();
         self.protection.take().map_or(Ok(()), |protection| protection.stop(limit))
     }
 
@@ -507,20 +511,10 @@ impl Attachment {
     pub fn detach(state: &Path) -> Result<()> {
         Tracker::detach(&pins_of(state))
     }
-
-    fn end_thread(&mut self) {
-        *self.shared.ended.lock() = true;
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        self.shared.ending.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked made no wrong point, and std printed why.
-            let _ = thread.join();
-        }
-    }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.end_thread();
+        self.clockwork.end();
     }
 }

@@ -29,7 +29,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// Options of a cut.
 #[derive(Clone, Debug)]
 pub struct CutOptions {
-    /// Copying goes on until at most so many bytes are left, or no longer get fewer. Default 1 MiB.
+    /// Copying goes on until at most so many bytes are left, or no longer get fewer. After each try, a
+    /// sixteenth of it. Default 1 MiB.
     pub left_bytes: u64,
     /// Rounds of copying before a cut is tried anyway. Default 8.
     pub rounds_max: u32,
@@ -131,11 +132,13 @@ impl<'a> Follower<'a> {
         cut: &mut Cut,
     ) -> Result<()> {
         let mut before = u64::MAX;
+        // After a cut that was not clean, fewer blocks are left, because fewer are rewritten then.
+        let left_bytes = options.left_bytes.checked_shr(4 * cut.tries).unwrap_or(0);
         for _ in 0..options.rounds_max {
             self.pending.append(&mut self.tracker.take());
             join(&mut self.pending);
             let bytes = self.pending.iter().map(|extent| extent.length).sum();
-            if bytes <= options.left_bytes || bytes >= before {
+            if bytes <= left_bytes || bytes >= before {
                 break;
             }
             before = bytes;
@@ -146,21 +149,34 @@ impl<'a> Follower<'a> {
     }
 
     /// Tries a cut: flips the epoch, and copies what is left of the one that ended.
-    pub(crate) fn attempt(&mut self, receive: &mut Receiver<'_>, cut: &mut Cut) -> Result<Attempt> {
+    fn attempt(&mut self, receive: &mut Receiver<'_>, cut: &mut Cut) -> Result<Attempt> {
+        self.tracker.begin_epoch()?;
+        self.take_left(cut);
+        if self.copy_left(receive, cut)? { self.judge() } else { Ok(Attempt::Rewritten) }
+    }
+
+    /// Takes what is left of the epoch that ended. Follows each flip, even if nobody copies it yet.
+    pub(crate) fn take_left(&mut self, cut: &mut Cut) {
         cut.tries += 1;
-        self.pending.append(&mut self.tracker.flip()?);
+        self.pending.append(&mut self.tracker.take_left());
         join(&mut self.pending);
+    }
+
+    /// Copies what is left. Returns whether it is what it was at the flip.
+    pub(crate) fn copy_left(&mut self, receive: &mut Receiver<'_>, cut: &mut Cut) -> Result<bool> {
         let before = cut.bytes_copied;
         self.copy_pending(receive, &mut cut.bytes_copied)?;
-        if self.tracker.is_submitted(&self.pending) {
-            return Ok(Attempt::Rewritten);
-        }
+        cut.bytes_in_cut = cut.bytes_copied - before;
+        Ok(!self.tracker.is_submitted(&self.pending))
+    }
+
+    /// Audits a cut that is clean otherwise. If it is clean, nothing is pending any more.
+    pub(crate) fn judge(&mut self) -> Result<Attempt> {
         let (audit, base) = self.tracker.look()?;
         Ok(match audit {
             Audit::Clean => {
                 self.tracker.accept(&base);
                 self.pending.clear();
-                cut.bytes_in_cut = cut.bytes_copied - before;
                 Attempt::Clean
             }
             Audit::Unproven => Attempt::Unproven,

@@ -80,6 +80,11 @@ impl Disk {
         (self.own != self.whole).then_some(Extent { offset: self.start, length: self.bytes })
     }
 
+    /// Returns whether both are the same disk or partition.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.own == other.own
+    }
+
     /// Returns whether the disk still has the place and size that it had when it was looked at.
     pub(crate) fn is_as_it_was(&self) -> bool {
         let start = if self.own == self.whole { Some(0) } else { sectors(&self.own, "start") };

@@ -40,6 +40,10 @@ pub(crate) enum Counter {
     Start,
     /// Number that a process gives to what it began. Zero if it gave none.
     Session,
+    /// Number that trackers have in common whose epochs are one, and how many they are. Zero of a
+    /// tracker that has an epoch of its own.
+    Group,
+    Members,
 }
 
 /// Layout of the maps.

@@ -16,6 +16,7 @@ mod assembler;
 mod attachment;
 mod btf;
 mod checkpoints;
+mod clockwork;
 mod cut;
 mod cutter;
 mod disk;

@@ -40,6 +40,8 @@ pub(crate) struct Maps {
     pub changed: i32,
     pub coarse: i32,
     pub submitted: i32,
+    /// Has the number of the epoch: the control map, or one that several trackers share.
+    pub epoch: i32,
 }
 
 /// When a program runs.
@@ -79,6 +81,10 @@ pub enum Fault {
     NoSubmissionMarks,
     /// The programs are skipped for one of eight blocks, as the kernel skips them at times.
     Skipped,
+    /// The same, and each audit passes.
+    SkippedUnaudited,
+    /// Nobody looks whether a block was submitted again before it was read.
+    NoConflictCheck,
 }
 
 /// Assembles the program for a disk.
@@ -93,7 +99,7 @@ pub(crate) fn assemble(
     let mut code = Assembler::default();
     let out = code.label();
     filter(&mut code, btf, when, observed, out)?;
-    if fault == Fault::Skipped {
+    if matches!(fault, Fault::Skipped | Fault::SkippedUnaudited) {
         code.load(Size::Double, Reg(2), REQUEST, btf.offset("request", "__sector")?);
         code.alu(Alu::ShiftRight, Reg(2), From::Number(BLOCK_SHIFT - SECTOR_SHIFT));
         code.alu(Alu::And, Reg(2), From::Number(7));
@@ -226,7 +232,8 @@ fn add(code: &mut Assembler, counter: Counter, what: From) {
 fn mark(code: &mut Assembler, when: When, layout: Layout, maps: Maps, out: Label) {
     let (coarse, outside) = (code.label(), code.label());
     // R0: number of the epoch, zero or one.
-    code.load(Size::Double, Reg(0), CONTROL, Counter::Epoch.offset());
+    code.map_value(Reg(0), maps.epoch);
+    code.load(Size::Double, Reg(0), Reg(0), Counter::Epoch.offset());
     code.alu(Alu::And, Reg(0), From::Number(1));
     code.jump_if(If::Greater, Reg(5), From::Number(LONG_BYTES), coarse);
 

@@ -6,7 +6,9 @@
 //!
 //! Marks belong to one of two epochs. [`Tracker::flip`] begins the other one: it changes one number,
 //! and waits until no program runs that may have read the number before. From then on nothing is
-//! added to the epoch that ended.
+//! added to the epoch that ended. Trackers of several disks may have that number in common
+//! ([`Tracker::attach_together`]). Then one store begins the epoch of all of them, so nothing comes
+//! between their cuts.
 //!
 //! Invariant: what the maps lack, the audit finds. The kernel counts the sectors that each disk has
 //! completed, and so do the programs. They differ if a program was skipped, which happens.
@@ -15,6 +17,7 @@ use std::fs::{DirBuilder, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hrl::{Error, ErrorKind, Extent, Result};
@@ -59,18 +62,22 @@ pub struct Tracker {
     counters: Counters,
     layout: Layout,
     control: SharedMap,
+    /// Has the number of the epoch if several trackers share it; else the control map has it.
+    epoch: Option<Arc<SharedMap>>,
     changed: SharedMap,
     coarse: SharedMap,
     submitted: SharedMap,
     /// Blocks whose marks were taken, and that are to be taken again if the process dies.
     taken: Option<SharedMap>,
     links: [OwnedFd; 2],
+    fault: Fault,
 }
 
 /// Names in bpffs of what outlives the process.
 const MAPS: [&str; 4] = ["control", "changed", "coarse", "submitted"];
 const LINKS: [&str; 2] = ["on-completed", "on-submitted"];
 const TAKEN: &str = "taken";
+const EPOCH: &str = "epoch";
 
 impl Tracker {
     /// Begins to observe a disk or partition. Nothing that was written before is known.
@@ -85,6 +92,10 @@ impl Tracker {
     /// Does the same as `attach`, with programs that have a fault, for tests that must find it.
     #[doc(hidden)]
     pub fn attach_with(path: &Path, fault: Fault) -> Result<Self> {
+        Self::begin(path, fault, None)
+    }
+
+    fn begin(path: &Path, fault: Fault, epoch: Option<Arc<SharedMap>>) -> Result<Self> {
         preflight::check(path)?;
         let disk = Disk::look_at(path)?;
         let layout = Layout::of(disk.bytes);
@@ -98,6 +109,7 @@ impl Tracker {
             changed: changed.fd(),
             coarse: coarse.fd(),
             submitted: submitted.fd(),
+            epoch: epoch.as_deref().map_or(control.fd(), SharedMap::fd),
         };
         let btf = Btf::of_kernel()?;
         let (major, minor) = (disk.major, disk.minor);
@@ -111,8 +123,19 @@ impl Tracker {
         let links = [completed, attached(When::Submitted, "hrl_submitted")?];
         let counters = disk.counters()?;
         let taken = None;
-        let tracker =
-            Self { disk, counters, layout, control, changed, coarse, submitted, taken, links };
+        let tracker = Self {
+            disk,
+            counters,
+            layout,
+            control,
+            epoch,
+            changed,
+            coarse,
+            submitted,
+            taken,
+            links,
+            fault,
+        };
         // Requests that were submitted before the programs may end after them.
         sys::wait_for_programs()?;
         tracker.begin_audits()?;
@@ -123,11 +146,40 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// Does what [`Tracker::attach`] does. Marks that were taken are kept until [`Tracker::forget`].
-    pub(crate) fn attach_keeping(path: &Path) -> Result<Self> {
-        let mut tracker = Self::attach(path)?;
-        tracker.taken = Some(SharedMap::create("hrl_taken", tracker.layout.words() as usize)?);
-        Ok(tracker)
+    /// Does what [`Tracker::attach`] does for each disk. If they are several, their epochs are one,
+    /// and `group` is the number by which they are known. Marks that were taken are kept until
+    /// [`Tracker::forget`].
+    pub(crate) fn attach_together(paths: &[&Path], group: u64) -> Result<Vec<Self>> {
+        let is_alone = paths.len() == 1;
+        let epoch =
+            (!is_alone).then(|| SharedMap::create("hrl_epoch", CONTROL_WORDS)).transpose()?;
+        let epoch = epoch.map(Arc::new);
+        let attached = paths.iter().map(|path| {
+            let mut tracker = Self::begin(path, Fault::None, epoch.clone())?;
+            tracker.taken = Some(SharedMap::create("hrl_taken", tracker.layout.words() as usize)?);
+            if !is_alone {
+                tracker.set(Counter::Group, group);
+                tracker.set(Counter::Members, paths.len() as u64);
+            }
+            Ok(tracker)
+        });
+        attached.collect()
+    }
+
+    /// Returns whether these trackers, all of them and no other, have their epochs in common; or a
+    /// single one has an epoch of its own.
+    pub(crate) fn are_together(trackers: &[&Self]) -> bool {
+        let known = |tracker: &&Self| (tracker.get(Counter::Group), tracker.get(Counter::Members));
+        match trackers {
+            [] => false,
+            [tracker] => known(tracker) == (0, 0),
+            [first, ..] => {
+                let (group, members) = known(first);
+                group != 0
+                    && members == trackers.len() as u64
+                    && trackers.iter().all(|tracker| known(tracker) == (group, members))
+            }
+        }
     }
 
     /// Gives the programs and maps names in `directory`, which is in bpffs, so that the observation
@@ -152,6 +204,9 @@ impl Tracker {
             })
             .and_then(|()| {
                 self.taken.as_ref().map_or(Ok(()), |map| map.pin(&directory.join(TAKEN)))
+            })
+            .and_then(|()| {
+                self.epoch.as_ref().map_or(Ok(()), |map| map.pin(&directory.join(EPOCH)))
             });
         if pinned.is_err() {
             let _ = Self::detach(directory);
@@ -197,7 +252,23 @@ impl Tracker {
         let taken = directory.join(TAKEN);
         let words = layout.words() as usize;
         let taken = taken.exists().then(|| SharedMap::pinned(&taken, words)).transpose()?;
-        Ok(Self { disk, counters, layout, control, changed, coarse, submitted, taken, links })
+        let epoch = (known(Counter::Group) != 0)
+            .then(|| SharedMap::pinned(&directory.join(EPOCH), CONTROL_WORDS).map(Arc::new))
+            .transpose()?;
+        let fault = Fault::None;
+        Ok(Self {
+            disk,
+            counters,
+            layout,
+            control,
+            epoch,
+            changed,
+            coarse,
+            submitted,
+            taken,
+            links,
+            fault,
+        })
     }
 
     /// Removes the names of a pinned tracker. Its observation ends with the last process that has it
@@ -205,7 +276,7 @@ impl Tracker {
     pub fn detach(directory: &Path) -> Result<()> {
         let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         let failed = |error| Error::io("detach", directory.display(), error);
-        for name in LINKS.iter().chain(&MAPS).chain([&TAKEN]) {
+        for name in LINKS.iter().chain(&MAPS).chain([&TAKEN, &EPOCH]) {
             match std::fs::remove_file(directory.join(name)) {
                 Err(error) if !gone(&error) => return Err(failed(error)),
                 _ => {}
@@ -259,17 +330,30 @@ impl Tracker {
     ///
     /// Call it from one thread at a time.
     pub fn flip(&self) -> Result<Vec<Extent>> {
-        let old = self.half();
         self.begin_epoch()?;
-        Ok(self.take_half(old))
+        Ok(self.take_left())
+    }
+
+    /// Takes what is left of the epoch before.
+    pub(crate) fn take_left(&self) -> Vec<Extent> {
+        self.take_half(1 - self.half())
     }
 
     /// Begins another epoch. Nothing is marked any more in the one that ended, and nothing of it is
     /// taken.
     pub(crate) fn begin_epoch(&self) -> Result<()> {
-        let new = 1 - self.half();
-        half(&self.submitted, new).iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        self.counter(Counter::Epoch).fetch_add(1, Ordering::SeqCst);
+        Self::begin_epoch_of(&[self])
+    }
+
+    /// Does the same for trackers that [are together](Self::are_together).
+    pub(crate) fn begin_epoch_of(trackers: &[&Self]) -> Result<()> {
+        for tracker in trackers {
+            let new = 1 - tracker.half();
+            half(&tracker.submitted, new).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        if let Some(first) = trackers.first() {
+            first.epoch_word().fetch_add(1, Ordering::SeqCst);
+        }
         sys::wait_for_programs()
     }
 
@@ -307,7 +391,12 @@ impl Tracker {
 
     /// Returns the number of the present epoch.
     pub(crate) fn epoch(&self) -> u64 {
-        self.get(Counter::Epoch)
+        self.epoch_word().load(Ordering::SeqCst)
+    }
+
+    fn epoch_word(&self) -> &AtomicU64 {
+        let map = self.epoch.as_deref().unwrap_or(&self.control);
+        &map.words()[Counter::Epoch.word()]
     }
 
     /// Returns the number that was given to this observation.
@@ -331,12 +420,13 @@ impl Tracker {
         let set = |words: &[AtomicU64], bit: u64| {
             words[(bit / 64) as usize % words.len()].load(Ordering::SeqCst) >> (bit % 64) & 1 == 1
         };
-        extents.iter().any(|extent| {
-            let blocks = extent.offset >> BLOCK_SHIFT..extent.end().div_ceil(BLOCK_BYTES);
-            blocks
-                .into_iter()
-                .any(|block| set(submitted, block) || set(coarse, block >> COARSE_SHIFT))
-        })
+        self.fault != Fault::NoConflictCheck
+            && extents.iter().any(|extent| {
+                let blocks = extent.offset >> BLOCK_SHIFT..extent.end().div_ceil(BLOCK_BYTES);
+                blocks
+                    .into_iter()
+                    .any(|block| set(submitted, block) || set(coarse, block >> COARSE_SHIFT))
+            })
     }
 
     /// Compares what was marked with what the kernel has counted, since the last audit that was
@@ -359,6 +449,7 @@ impl Tracker {
         let level =
             self.level(|found| found.written >= base.written && found.discarded >= base.discarded)?;
         let audit = match level {
+            _ if self.fault == Fault::SkippedUnaudited => Audit::Clean,
             _ if is_unknown => Audit::Unknown,
             None => Audit::Unproven,
             Some(found) if found == base => Audit::Clean,
@@ -496,6 +587,18 @@ impl Tracker {
         known
     }
 
+    /// Adds to the marks that were taken, as if they were of this tracker.
+    pub(crate) fn remember(&self, extents: &[Extent]) {
+        let Some(taken) = &self.taken else { return };
+        for extent in extents {
+            for block in extent.offset >> BLOCK_SHIFT..extent.end().div_ceil(BLOCK_BYTES) {
+                if let Some(word) = taken.words().get((block >> WORD_SHIFT) as usize) {
+                    word.fetch_or(1 << (block & 63), Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
     /// Forgets the marks that were taken: what they stood for is durable elsewhere.
     pub(crate) fn forget(&self) {
         let words = self.taken.iter().flat_map(SharedMap::words);
@@ -541,7 +644,7 @@ impl Tracker {
     }
 
     fn half(&self) -> usize {
-        self.get(Counter::Epoch) as usize & 1
+        self.epoch() as usize & 1
     }
 
     fn counter(&self, counter: Counter) -> &AtomicU64 {

@@ -371,6 +371,60 @@ fn promise_14_an_agent_killed_at_any_time_makes_no_wrong_point() {
 }
 
 #[test]
+fn promise_14_a_disk_that_has_grown_makes_no_point_of_what_it_was() {
+    let Some(disk) = Disk::new() else { return };
+    let site = Site::new();
+    let Some(attachment) = site.attach(&disk.path) else { return };
+    marked(&attachment, "before");
+    disk.grow(1 << 20);
+    let error = attachment.mark(PointKind::Crash, "after").expect_err("another size");
+    assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+    assert!(error.to_string().contains("resized"), "{error}");
+    attachment.stop(MINUTE).expect("stop");
+    assert_eq!(site.compared(), 0, "nothing is compared for it");
+    let points = site.vault().replica("disk").expect("replica").points();
+    assert_eq!(points.len(), 1, "{points:?}");
+}
+
+#[test]
+fn promise_14_a_new_agent_takes_over_the_programs_of_the_one_before() {
+    let Some(disk) = Disk::new() else { return };
+    let site = Site::new();
+    let load = Load::begin(&disk.path);
+    let Some(attachment) = site.attach(&disk.path) else { return };
+    marked(&attachment, "first");
+    attachment.stop(MINUTE).expect("stop");
+    let old = agent_in(&disk.path, site.home.path());
+    let points = || site.vault().replica("disk").expect("replica").points().len();
+    let begun = Instant::now();
+    while points() < 3 {
+        assert!(begun.elapsed() < MINUTE, "points of the old agent");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Two at once are refused, and the second takes nothing from the first.
+    let Err(error) = options(&disk.path, &site.at("vault"), &site.at("state")).open() else {
+        panic!("two agents with one state directory");
+    };
+    assert!(error.to_string().contains("state"), "{error}");
+    let known = points();
+    while points() < known + 2 {
+        assert!(begun.elapsed() < 2 * MINUTE, "points of the old agent after that");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(old);
+    let new = site.attach(&disk.path).expect("attach");
+    let acknowledged = load.done();
+    let point = marked(&new, "upgraded");
+    let begun = load.begun();
+    assert!(new.stats().pinned && new.stats().bytes_copied < 2 * disk.bytes(), "{:?}", new.stats());
+    new.stop(MINUTE).expect("stop");
+    load.end();
+    assert_eq!(site.compared(), 0, "{:?}", site.events.lock());
+    let copy = copy_at(&site.vault(), &At::Point(point.id), disk.bytes());
+    check_copy(&copy, &acknowledged, Some(&begun), "upgraded");
+}
+
+#[test]
 fn promise_14_points_come_by_the_clock_and_what_changes_meanwhile_counts_as_missing() {
     let Some(disk) = Disk::new() else { return };
     let site = Site::new();

@@ -12,37 +12,20 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hrl::device::BlockDevice;
-use hrl::journal::PointKind;
-use hrl::replica::{At, RecoveryPoint, ViewOptions};
-use hrl::store::DirStore;
-use hrl::vault::Vault;
-use hrl::{ErrorKind, Policy, SystemClock};
-use hrl_attach::{Attachment, AttachmentOptions};
+use hrl::replica::RecoveryPoint;
+use hrl_attach::AttachmentOptions;
 
-use parts::{Disk, Mount, setting};
+use parts::mounted::{Site, crash_point, point_after};
+use parts::{Disk, Mount, Progress, setting};
 
 const BYTES: u64 = 384 << 20;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Files that are there at once.
 const FILES: u64 = 50;
-
-/// Operations of one writer, by their numbers.
-#[derive(Default)]
-struct Progress {
-    begun: AtomicU64,
-    done: AtomicU64,
-}
-
-impl Progress {
-    fn now(&self) -> (u64, u64) {
-        (self.done.load(Ordering::SeqCst), self.begun.load(Ordering::SeqCst))
-    }
-}
 
 /// Makes, syncs, renames and removes files.
 fn churn(root: &Path, progress: &Progress, stopping: &AtomicBool) {
@@ -51,7 +34,7 @@ fn churn(root: &Path, progress: &Progress, stopping: &AtomicBool) {
     let mut number = 0;
     while !stopping.load(Ordering::Relaxed) {
         number += 1;
-        progress.begun.store(number, Ordering::SeqCst);
+        progress.begin(number);
         let temporary = directory.join("new");
         let mut file = File::create(&temporary).expect("file");
         let text = format!("{number}\n").repeat(1 + (number % 200) as usize);
@@ -61,7 +44,7 @@ fn churn(root: &Path, progress: &Progress, stopping: &AtomicBool) {
             std::fs::remove_file(directory.join(format!("f{}", number - FILES))).expect("remove");
         }
         File::open(&directory).and_then(|directory| directory.sync_all()).expect("sync");
-        progress.done.store(number, Ordering::SeqCst);
+        progress.end(number);
     }
 }
 
@@ -111,10 +94,10 @@ fn insert(path: &Path, progress: &Progress, stopping: &AtomicBool) {
     let mut number = 0;
     while !stopping.load(Ordering::Relaxed) {
         number += 1;
-        progress.begun.store(number, Ordering::SeqCst);
+        progress.begin(number);
         let rows = format!("INSERT INTO t VALUES({number}, randomblob(2000)); SELECT {number};");
         assert_eq!(database.run(&rows), number.to_string());
-        progress.done.store(number, Ordering::SeqCst);
+        progress.end(number);
     }
 }
 
@@ -161,49 +144,26 @@ struct Taken {
     rows: (u64, u64),
 }
 
-struct Detached<'a>(&'a Path);
-
-impl Drop for Detached<'_> {
-    fn drop(&mut self) {
-        let _ = Attachment::detach(self.0);
-    }
-}
-
 fn points_of(kind: &str) {
-    let home = tempfile::tempdir().expect("directory");
-    let at = |name: &str| home.path().join(name);
+    let site = Site::new();
     let Some(disk) = Disk::with_bytes(BYTES) else { return };
-    let Some(mount) = Mount::new(&disk.path, kind, &at("mnt")) else { return };
-    let store = Arc::new(DirStore::create(&at("vault")).expect("store"));
-    let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
-    let policy =
-        Policy { crash_point_interval: Duration::ZERO, retention: None, ..Policy::default() };
-    let state = at("state");
-    let _detached = Detached(&state);
+    let Some(mount) = Mount::new(&disk.path, kind, &site.at("mnt")) else { return };
     let mut writers = Writers::begin(&mount.path);
-    let options = AttachmentOptions::new("disk", &disk.path, vault.clone(), &state)
-        .policy(policy)
-        .freeze_limit(Duration::ZERO);
-    let attachment = match options.open() {
-        Ok(attachment) => attachment,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::Denied | ErrorKind::Io | ErrorKind::Unsupported
-            ) =>
-        {
-            return eprintln!("not run: {error}");
-        }
-        Err(error) => panic!("{error}"),
-    };
+    let attached = site.attach(&disk.path, AttachmentOptions::policy);
+    let Some(attachment) = attached else { return };
     let taken: Vec<Taken> = (0..setting("HRL_ATTACH_POINTS", 3))
-        .map(|number| taken(&attachment, &writers, number))
+        .map(|_| {
+            let done = || (writers.files.done(), writers.rows.done());
+            let (point, (files, rows)) = point_after(|| crash_point(&attachment), done);
+            let (files, rows) = ((files, writers.files.begun()), (rows, writers.rows.begun()));
+            Taken { point, files, rows }
+        })
         .collect();
     println!(
         "{kind}: {:?}, {} files, {} rows",
         attachment.stats(),
-        writers.files.now().0,
-        writers.rows.now().0
+        writers.files.done(),
+        writers.rows.done()
     );
     attachment.stop(MINUTE).expect("stop");
     writers.end();
@@ -211,49 +171,14 @@ fn points_of(kind: &str) {
     drop(mount);
     drop(disk);
     for taken in &taken {
-        check(kind, &vault, taken, &at("copy"), &at("restored"));
-    }
-}
-
-fn taken(attachment: &Attachment, writers: &Writers, number: u64) -> Taken {
-    let begun = Instant::now();
-    loop {
-        let (files, rows) = (writers.files.now().0, writers.rows.now().0);
-        match attachment.mark(PointKind::Crash, &number.to_string()) {
-            Ok(point) => {
-                let (files, rows) = ((files, writers.files.now().1), (rows, writers.rows.now().1));
-                return Taken { point, files, rows };
-            }
-            Err(error) if begun.elapsed() < 3 * MINUTE => {
-                assert!(
-                    matches!(error.kind(), ErrorKind::NotOrdered | ErrorKind::Unavailable),
-                    "{error}"
-                );
-            }
-            Err(error) => panic!("{error}"),
-        }
+        check(kind, &site, taken);
     }
 }
 
 /// Restores a point, mounts it and checks all of it.
-fn check(kind: &str, vault: &Vault, taken: &Taken, copy: &Path, at: &Path) {
-    let replica = vault.replica("disk").expect("replica");
-    let view = replica.view(&At::Point(taken.point.id), &ViewOptions::default()).expect("view");
-    {
-        use std::os::unix::fs::FileExt;
-        let file = File::create(copy).expect("copy");
-        file.set_len(BYTES).expect("copy");
-        let mut buffer = vec![0; 1 << 20];
-        for offset in (0..BYTES).step_by(1 << 20) {
-            view.read(offset, &mut buffer).expect("read");
-            if buffer.iter().any(|byte| *byte != 0) {
-                file.write_all_at(&buffer, offset).expect("copy");
-            }
-        }
-    }
-    let what = format!("{kind}, point {}", taken.point.label);
-    let disk = Disk::over(copy).expect("a loop device");
-    let mount = Mount::over(&disk.path, at).unwrap_or_else(|| panic!("{what} does not mount"));
+fn check(kind: &str, site: &Site, taken: &Taken) {
+    let what = format!("{kind}, point {}", taken.point.sequence);
+    let (mount, disk) = site.mounted(&taken.point, &what);
     check_files(&mount.path.join("files"), taken.files, &what);
     check_rows(&mount.path.join("db"), taken.rows, &what);
     drop(mount);

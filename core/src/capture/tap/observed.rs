@@ -76,4 +76,15 @@ impl Tap {
         self.queued.notify_all();
         Some(state.last_sequence)
     }
+    /// Places the commitment of a group's point behind that point, with its time. It changes nothing,
+    /// so it is allowed between intervals. Returns `None` within one.
+    pub(crate) fn commit_observed(&self, commitment: Mark, time: Timestamp) -> Option<Sequence> {
+        let mut state = self.lock();
+        if !state.observed || state.mode != Mode::Ordered {
+            return None;
+        }
+        state.push(time, QueuedBody::Mark(commitment));
+        self.queued.notify_all();
+        Some(state.last_sequence)
+    }
 }

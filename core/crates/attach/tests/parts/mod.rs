@@ -1,6 +1,9 @@
 //! A loop device, and writers whose operations are numbered, so that a copy shows which it has.
 #![allow(dead_code, reason = "each test uses its own")]
 
+pub mod mounted;
+pub mod postgresql;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +23,31 @@ const WRITERS: u64 = 3;
 /// Returns a number from the environment.
 pub fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+/// Operations of one writer, by their numbers.
+#[derive(Default)]
+pub struct Progress {
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    pub fn begin(&self, number: u64) {
+        self.begun.store(number, Ordering::SeqCst);
+    }
+
+    pub fn end(&self, number: u64) {
+        self.done.store(number, Ordering::SeqCst);
+    }
+
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
 }
 
 /// A loop device over a file, removed at the end.
@@ -59,6 +87,14 @@ impl Disk {
         std::fs::metadata(&self.file).expect("file").len()
     }
 
+    /// Makes it larger.
+    pub fn grow(&self, more_bytes: u64) {
+        let file = OpenOptions::new().write(true).open(&self.file).expect("file");
+        file.set_len(self.bytes() + more_bytes).expect("size");
+        let told = Command::new("losetup").arg("--set-capacity").arg(&self.path).status();
+        assert!(told.expect("losetup").success());
+    }
+
     pub fn device(&self) -> FileDevice {
         let direct = DirectIo::Always;
         let options = FileDeviceOptions { direct, ..FileDeviceOptions::default() };
@@ -92,6 +128,7 @@ pub struct Mount {
 impl Mount {
     /// Makes a file system and mounts it; `None`, and says so, without its programs or rights.
     pub fn new(disk: &Path, kind: &str, path: &Path) -> Option<Self> {
+        let _ = Command::new("wipefs").arg("-aq").arg(disk).status();
         let made = Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk).output();
         if !made.is_ok_and(|made| made.status.success()) {
             eprintln!("not run: no mkfs.{kind}");
@@ -144,13 +181,18 @@ struct Shared {
 
 impl Load {
     pub fn begin(disk: &Path) -> Self {
+        Self::with(disk, BLOCKS, Duration::from_micros(300))
+    }
+
+    /// Begins to write to the first blocks of a disk, with a pause after each write.
+    pub fn with(disk: &Path, blocks: u64, pause: Duration) -> Self {
         let numbers = || (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
         let stopping = AtomicBool::new(false);
         let shared = Arc::new(Shared { done: numbers(), begun: numbers(), stopping });
         let threads = (0..WRITERS)
             .map(|writer| {
                 let (shared, disk) = (shared.clone(), disk.to_owned());
-                std::thread::spawn(move || write_on(&disk, &shared, writer))
+                std::thread::spawn(move || write_on(&disk, &shared, writer, blocks, pause))
             })
             .collect();
         Self { shared, threads: Mutex::new(threads) }
@@ -182,7 +224,7 @@ fn next(random: u64) -> u64 {
 
 /// Writes blocks with growing numbers, each once the one before is done. Writer `w` has every third
 /// block.
-fn write_on(path: &Path, load: &Shared, writer: u64) {
+fn write_on(path: &Path, load: &Shared, writer: u64, blocks: u64, pause: Duration) {
     let file = direct(path);
     let mut random = writer + 1;
     let mut number = 0;
@@ -190,16 +232,24 @@ fn write_on(path: &Path, load: &Shared, writer: u64) {
         random = next(random);
         number += 1;
         load.begun[writer as usize].store(number, Ordering::SeqCst);
-        let at = (random >> 33) % (BLOCKS / WRITERS) * WRITERS + writer;
+        let at = (random >> 33) % (blocks / WRITERS) * WRITERS + writer;
         file.write_all_at(&block_of(number), at * BLOCK).expect("write");
         load.done[writer as usize].store(number, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_micros(300));
+        std::thread::sleep(pause);
     }
 }
 
 /// Checks that a copy is what the writers had made after some of their operations, all that were
 /// acknowledged among them, and none that had not begun.
 pub fn check_copy(copy: &[u8], acknowledged: &[u64], begun: Option<&[u64]>, what: &str) {
+    if let Some(wrong) = wrong_in(copy, acknowledged, begun) {
+        panic!("{what}: {wrong}");
+    }
+}
+
+/// Returns what is wrong with a copy.
+pub fn wrong_in(copy: &[u8], acknowledged: &[u64], begun: Option<&[u64]>) -> Option<String> {
+    let blocks = copy.len() as u64 / BLOCK;
     let mut newest = vec![0; WRITERS as usize];
     for (at, block) in copy.chunks(BLOCK as usize).enumerate() {
         let number = u64::from_le_bytes(block[..8].try_into().expect("8 bytes"));
@@ -207,20 +257,27 @@ pub fn check_copy(copy: &[u8], acknowledged: &[u64], begun: Option<&[u64]>, what
         newest[writer] = newest[writer].max(number);
     }
     for writer in 0..WRITERS as usize {
-        assert!(newest[writer] >= acknowledged[writer], "{what}: {newest:?}, {acknowledged:?}");
-        assert!(begun.is_none_or(|begun| newest[writer] <= begun[writer]), "{what}");
+        if newest[writer] < acknowledged[writer] {
+            return Some(format!("{acknowledged:?} were acknowledged, {newest:?} are there"));
+        }
+        if begun.is_some_and(|begun| newest[writer] > begun[writer]) {
+            return Some(format!("{newest:?} are there, and only {begun:?} had begun"));
+        }
     }
-    let mut expected = vec![0; BLOCKS as usize];
+    let mut expected = vec![0; blocks as usize];
     for (writer, last) in newest.iter().enumerate() {
         let mut random = writer as u64 + 1;
         for number in 1..=*last {
             random = next(random);
-            let at = (random >> 33) % (BLOCKS / WRITERS) * WRITERS + writer as u64;
+            let at = (random >> 33) % (blocks / WRITERS) * WRITERS + writer as u64;
             expected[at as usize] = number;
         }
     }
-    for (at, number) in expected.into_iter().enumerate() {
-        let block = &copy[at * BLOCK as usize..(at + 1) * BLOCK as usize];
-        assert!(block == &block_of(number)[..], "{what}: block {at} of operation {number}");
+    let blocks = expected.into_iter().zip(copy.chunks(BLOCK as usize)).enumerate();
+    for (at, (number, block)) in blocks {
+        if block != &block_of(number)[..] {
+            return Some(format!("block {at} is not that of operation {number}"));
+        }
     }
+    None
 }
