@@ -94,7 +94,7 @@ test-long: packages servers guest install  ## Long sweeps
 	cargo test --release -p hrl-group -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	HRL_ATTACH_POINTS=200 HRL_ATTACH_KILLS=50 cargo test --release -p hrl-attach -- --nocapture --test-threads=1
-	cd python && HRL_LONG=1 ../$(VENV)/bin/pytest -q tests/scenarios/test_suspicion.py tests/scenarios/test_attach_guest.py
+	cd python && HRL_LONG=1 ../$(VENV)/bin/pytest -q tests/scenarios/test_suspicion.py tests/scenarios/test_attach_guest.py tests/scenarios/test_vhost_user.py
 	HRL_GUEST=$(GUEST_612) HRL_GUEST_KERNEL=linux-image-6.12-cloud-amd64 .ci/guest
 	cd python && HRL_LONG=1 HRL_GUEST=$(GUEST_612) ../$(VENV)/bin/pytest -q tests/scenarios/test_attach_guest.py
 	$(MAKE) concurrency SCHEDULES=20000
@@ -102,7 +102,7 @@ test-long: packages servers guest install  ## Long sweeps
 
 # Each in a target directory of its own, because the flag is for all crates.
 concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle, and every order by loom
-	SCHEDULES=$(SCHEDULES) RUSTFLAGS="--cfg shuttle" cargo test -p hrl -p hrl-nbd --lib --target-dir target/shuttle concurrency
+	SCHEDULES=$(SCHEDULES) RUSTFLAGS="--cfg shuttle" cargo test -p hrl -p hrl-front --lib --target-dir target/shuttle concurrency
 	RUSTFLAGS="--cfg loom" cargo test -p hrl --lib --target-dir target/loom concurrency
 
 sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model

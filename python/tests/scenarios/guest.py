@@ -43,7 +43,9 @@ class GuestFailed(AssertionError):
 class Guest:
     """A running machine; killed at the end of a `with` block if it still runs."""
 
-    def __init__(self, directory: Path, disk: str | Path, *more: str | Path, name: str = "guest") -> None:
+    def __init__(
+        self, directory: Path, disk: str | Path, *more: str | Path, name: str = "guest", vhost_user: Path | None = None
+    ) -> None:
         self.agent = directory / f"{name}.agent"
         self.console = directory / f"{name}.console"
         self.began = time.monotonic()
@@ -60,6 +62,16 @@ class Guest:
             *("-chardev", f"socket,path={self.agent},server=on,wait=off,id=agent"),
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         ]
+        if vhost_user:
+            # Its memory is shared with whoever serves at the socket, now or later. It boots from the first slot.
+            command += [
+                "-object",
+                "memory-backend-memfd,id=memory,size=256M,share=on",
+                "-machine",
+                "pc,memory-backend=memory",
+            ]
+            command += ["-chardev", f"socket,id=served,path={vhost_user},reconnect=1"]
+            command += ["-device", "vhost-user-blk-pci,chardev=served,num-queues=2,addr=0x1e"]
         with open(self._said, "wb") as said:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
 

@@ -159,9 +159,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// A copy onto the volume is not in order any more.
     fn lose_sync(&self) {
-        if let Some(tap) = self.export.tap() {
-            tap.writer_lost_sync();
-        }
+        self.export.target.lose_sync();
     }
 
     fn turn_until_done(mut self) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hrl::ExtentSet;
 use hrl::capture::{Tap, Volume};
 use hrl::device::BlockDevice;
+use hrl_front::Disk;
 
 use crate::wire::*;
 
@@ -18,15 +19,6 @@ pub struct ExportContext {
     pub extents: Arc<ExtentSet>,
 }
 
-/// The disk behind an export.
-#[derive(Clone)]
-pub enum ExportTarget {
-    /// A volume, whose changes go through its tap.
-    Volume(Arc<Volume>),
-    /// Any device, without a tap.
-    Device(Arc<dyn BlockDevice>),
-}
-
 /// A device under a name.
 #[derive(Clone)]
 pub struct Export {
@@ -35,7 +27,7 @@ pub struct Export {
     /// Text for people.
     pub description: String,
     /// The disk.
-    pub target: ExportTarget,
+    pub target: Disk,
     /// Refuses changes, even if the device would accept them.
     pub read_only: bool,
     /// Meta contexts for block status.
@@ -45,15 +37,15 @@ pub struct Export {
 impl Export {
     /// Returns an export of a volume, read-only if the volume is.
     pub fn volume(name: &str, volume: Arc<Volume>) -> Self {
-        Self::new(name, ExportTarget::Volume(volume))
+        Self::new(name, Disk::Volume(volume))
     }
 
     /// Returns an export of a device, read-only if the device is.
     pub fn device(name: &str, device: Arc<dyn BlockDevice>) -> Self {
-        Self::new(name, ExportTarget::Device(device))
+        Self::new(name, Disk::Device(device))
     }
 
-    fn new(name: &str, target: ExportTarget) -> Self {
+    fn new(name: &str, target: Disk) -> Self {
         let mut export = Self {
             name: name.to_owned(),
             description: String::new(),
@@ -67,17 +59,11 @@ impl Export {
 
     /// Returns the device that requests go to, which lies below the tap if there is one.
     pub(crate) fn backing(&self) -> &Arc<dyn BlockDevice> {
-        match &self.target {
-            ExportTarget::Volume(volume) => volume.device(),
-            ExportTarget::Device(device) => device,
-        }
+        self.target.below_tap()
     }
 
     pub(crate) fn tap(&self) -> Option<&Arc<Tap>> {
-        match &self.target {
-            ExportTarget::Volume(volume) => volume.tap(),
-            ExportTarget::Device(_) => None,
-        }
+        self.target.tap()
     }
 
     /// Returns the transmission flags. A client that did not ask for structured replies may not be

@@ -35,7 +35,6 @@ mod connection;
 mod engine;
 mod export;
 mod handshake;
-mod pool;
 mod ring;
 mod server;
 mod service;
@@ -46,7 +45,8 @@ mod wire;
 
 pub use address::NbdAddress;
 pub use engine::NbdEngine;
-pub use export::{Export, ExportContext, ExportTarget};
+pub use export::{Export, ExportContext};
+pub use hrl_front::Disk;
 pub use server::NbdServer;
 pub use service::{NbdLimits, NbdStats};
 #[cfg(feature = "tls")]

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use hrl::sync::lock::Mutex;
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+use hrl_front::Pool;
 
 use crate::handshake::{Outcome, Security};
-use crate::pool::Pool;
 use crate::service::{Counters, Service};
 use crate::stream::{Listener, Stream};
 #[cfg(feature = "tls")]
@@ -21,6 +21,9 @@ use crate::{Export, NbdAddress, NbdEngine, NbdLimits, NbdStats, connection, hand
 
 /// Pause after a failed accept, for example because no descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Threads for what a ring cannot do.
+const POOL_THREADS: usize = 8;
 
 /// Content of a server: what connections use, and what ends them.
 struct Server {
@@ -64,7 +67,7 @@ impl Server {
     }
 
     fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
-        let (counters, pool) = (Counters::default(), Pool::start());
+        let (counters, pool) = (Counters::default(), Pool::start("hrl-nbd-pool", POOL_THREADS));
         Self {
             service: Service { exports, limits, counters, pool, engine: NbdEngine::available() },
             clock: SystemClock::shared(),

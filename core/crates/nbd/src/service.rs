@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::pool::Pool;
+use hrl_front::Pool;
+
 use crate::{Export, NbdEngine};
 
 /// Limits that bound what the clients of a server can take.

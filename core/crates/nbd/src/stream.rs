@@ -4,18 +4,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::time::Duration;
 
-use hrl::device::file_mode;
 use hrl::{Error, ErrorKind, Result};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use hrl_front::listen_at;
 
 use crate::NbdAddress;
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
 
 /// A listening socket.
 pub(crate) enum Listener {
@@ -36,14 +30,7 @@ impl Listener {
         let io = |error| Error::io("listen on", format_args!("{address:?}"), error);
         match address {
             NbdAddress::Unix(path) => {
-                if path.symlink_metadata().is_ok() {
-                    if UnixStream::connect(path).is_ok() {
-                        return Err(Error::new(ErrorKind::Fenced, "listen on", path.display())
-                            .message("another server listens there"));
-                    }
-                    std::fs::remove_file(path).map_err(io)?;
-                }
-                listen_at(path).map(|l| (Self::Unix(l), address.clone())).map_err(io)
+                listen_at(path).map(|listener| (Self::Unix(listener), address.clone()))
             }
             NbdAddress::Tcp(host, port) => {
                 let found = (host.as_str(), *port).to_socket_addrs().map_err(io)?;
@@ -78,17 +65,6 @@ impl Listener {
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
-}
-
-/// Listens at a path. The socket has its mode before anybody can connect.
-fn listen_at(path: &Path) -> std::io::Result<UnixListener> {
-    let address = SocketAddrUnix::new(path)?;
-    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::fs::chmod(path, Mode::from_raw_mode(file_mode(path)))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
 }
 
 impl Stream {

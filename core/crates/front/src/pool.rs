@@ -1,4 +1,4 @@
-//! Threads for work that a ring cannot do.
+//! Threads for requests that may wait.
 
 use std::sync::{Arc, PoisonError};
 #[cfg(not(all(test, shuttle)))]
@@ -19,32 +19,30 @@ use shuttle::{
     thread::{self, JoinHandle},
 };
 
-/// Threads of a server.
-const THREADS: usize = 8;
-
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A fixed number of threads. The requests in flight of all connections bound the jobs.
-pub(crate) struct Pool {
+/// A fixed number of threads. The requests in flight of all clients bound the jobs.
+pub struct Pool {
     jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    pub(crate) fn start() -> Self {
+    /// Starts `threads` threads of this name. Those that the system refuses are missing.
+    pub fn start(name: &str, threads: usize) -> Self {
         let (jobs, queue) = channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
-        let threads = (0..THREADS)
+        let threads = (0..threads)
             .filter_map(|_| {
                 let queue = queue.clone();
-                thread::Builder::new().name("hrl-nbd-pool".into()).spawn(move || work(&queue)).ok()
+                thread::Builder::new().name(name.into()).spawn(move || work(&queue)).ok()
             })
             .collect();
         Self { jobs: Some(jobs), threads }
     }
 
     /// Runs a job on one of the threads.
-    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         if let Some(jobs) = &self.jobs {
             // The threads live as long as the pool, so the channel is open.
             let _ = jobs.send(Box::new(job));
@@ -99,7 +97,7 @@ mod concurrency {
     }
 
     fn model() {
-        let pool = Pool::start();
+        let pool = Pool::start("pool", 8);
         let (sender, receiver) = channel();
         let runs = Arc::new(AtomicU64::new(0));
         let count = || {
