@@ -252,8 +252,12 @@ impl Life {
         let end = End { chain: after.catalog().last_chain(), last: to };
         let segments = &self.swaps.segments;
         // What the machine has may continue the vault although it went on in another history: a spool
-        // comes back with the power.
-        let is_own = other.turns == Some(site.turns.get());
+        // comes back with the power. The agent may be at home in the vault that was in place. If that
+        // has the end of this one, both are one history up to there: the chain binds all before it.
+        // Then this vault went back, whatever the agent has compared since it was copied.
+        let is_at_home = left.turns.is_some();
+        let is_own =
+            other.turns == Some(site.turns.get()) || is_at_home && has_end(&before, end.chain);
         let mut model = other.model;
         if !is_own {
             // It had put aside what only its spool had.
@@ -302,6 +306,13 @@ impl Life {
             site.model.borrow_mut().vault_went_back(last);
         }
     }
+}
+
+/// Returns whether the history of a vault has, or is, everything up to `chain`.
+fn has_end(replica: &Replica, chain: ChainHash) -> bool {
+    let catalog = replica.catalog();
+    let mut listed = catalog.segments().iter().map(|entry| entry.summary.chain);
+    catalog.last_chain() == chain || listed.any(|listed| listed == chain)
 }
 
 /// Ends the owner's session, so that the next one begins at another vault.
