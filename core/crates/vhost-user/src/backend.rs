@@ -17,7 +17,8 @@ use vmm_sys_util::event::{
 };
 
 use crate::config::{self, Shape};
-use crate::queue::{Queue, Service};
+use crate::queue::Queue;
+use crate::service::Service;
 
 /// Most descriptors of a queue.
 const QUEUE_SIZE_MAX: usize = 1024;

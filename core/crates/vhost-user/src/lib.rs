@@ -32,6 +32,8 @@ mod config;
 mod queue;
 mod request;
 mod server;
+mod service;
 
 pub use hrl_front::Disk;
-pub use server::{VhostUserLimits, VhostUserServer, VhostUserStats};
+pub use server::VhostUserServer;
+pub use service::{VhostUserLimits, VhostUserStats};

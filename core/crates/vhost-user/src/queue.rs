@@ -3,23 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use hrl_front::{Disk, Pool};
 use vhost_user_backend::{VringRwLock, VringT};
 use virtio_queue::{DescriptorChain, QueueT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::request::{self, Action, Memory, Outcome};
-use crate::server::{Counters, VhostUserLimits};
-
-/// What all queues of a server share.
-pub(crate) struct Service {
-    pub disk: Disk,
-    pub name: String,
-    pub read_only: bool,
-    pub limits: VhostUserLimits,
-    pub counters: Counters,
-    pub pool: Pool,
-}
+use crate::service::Service;
 
 /// The requests of one queue that are under way.
 #[derive(Default)]
@@ -136,7 +125,9 @@ impl Queue {
             let written = request::answer(done.chain, &done.memory, &done.outcome);
             // A ring that its client has taken away gets no answer.
             let _ = vring.add_used(head, written);
-            service.counters.count(&done.outcome);
+            let Outcome { data, written: changed, is_change, .. } = &done.outcome;
+            let is_done = done.outcome.is_done();
+            service.counters.count(is_done, data.len() as u64, *changed, *is_change);
             state.next += 1;
             state.bytes -= done.bytes;
             answered += 1;

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_queue::DescriptorChain;
 use vm_memory::{GuestMemoryLoadGuard, GuestMemoryMmap};
 
-use crate::queue::Service;
+use crate::service::Service;
 
 pub(crate) const SECTOR_BYTES: u64 = 512;
 /// Type, reserved, sector.
@@ -203,7 +203,7 @@ mod tests {
     use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
     use super::*;
-    use crate::server::{Counters, VhostUserLimits};
+    use crate::service::{Counters, VhostUserLimits};
 
     const MEMORY: u64 = 1 << 20;
     const DISK: u64 = 1 << 20;

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ use vhost::vhost_user::Listener;
 use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 
 use crate::backend::Backend;
-use crate::queue::Service;
-use crate::request::Outcome;
+use crate::service::{Counters, Service, VhostUserLimits, VhostUserStats};
 
 /// Threads that run requests.
 const POOL_THREADS: usize = 8;
@@ -25,67 +24,6 @@ const POOL_THREADS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Most queues, one thread each.
 const QUEUES_MAX: u16 = 64;
-
-/// Limits that bound what a client can take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VhostUserLimits {
-    /// Queues that are offered, 1 to 64. Default 4.
-    pub queues: u16,
-    /// Bytes of a read or write; a longer one is an error. Default 32 MiB.
-    pub request_bytes_max: u32,
-    /// Bytes of the requests of one queue at once; more wait in it. Default 64 MiB.
-    pub backlog_bytes_max: u64,
-    /// Refuses changes, even if the disk would accept them. Default: false.
-    pub read_only: bool,
-}
-
-impl Default for VhostUserLimits {
-    fn default() -> Self {
-        Self {
-            queues: 4,
-            request_bytes_max: 32 << 20,
-            backlog_bytes_max: 64 << 20,
-            read_only: false,
-        }
-    }
-}
-
-/// Counters of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VhostUserStats {
-    /// Whether a client is connected.
-    pub connected: bool,
-    /// Requests answered.
-    pub requests: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
-    /// Bytes of data read.
-    pub bytes_read: u64,
-    /// Bytes of data written.
-    pub bytes_written: u64,
-}
-
-#[derive(Default)]
-pub(crate) struct Counters {
-    connected: AtomicBool,
-    requests: AtomicU64,
-    errors: AtomicU64,
-    bytes_read: AtomicU64,
-    bytes_written: AtomicU64,
-    /// The client has asked for a change.
-    has_changed: AtomicBool,
-}
-
-impl Counters {
-    /// Counts a request that is answered.
-    pub(crate) fn count(&self, outcome: &Outcome) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.errors.fetch_add(u64::from(!outcome.is_done()), Ordering::Relaxed);
-        self.bytes_read.fetch_add(outcome.data.len() as u64, Ordering::Relaxed);
-        self.bytes_written.fetch_add(outcome.written, Ordering::Relaxed);
-        self.has_changed.fetch_or(outcome.is_change, Ordering::Relaxed);
-    }
-}
 
 /// What its thread and the owner of a server share.
 struct Shared {
@@ -145,15 +83,7 @@ impl VhostUserServer {
 
     /// Returns the counters.
     pub fn stats(&self) -> VhostUserStats {
-        let counters = &self.shared.service.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        VhostUserStats {
-            connected: counters.connected.load(Ordering::Relaxed),
-            requests: get(&counters.requests),
-            errors: get(&counters.errors),
-            bytes_read: get(&counters.bytes_read),
-            bytes_written: get(&counters.bytes_written),
-        }
+        self.shared.service.counters.stats()
     }
 
     /// Stops listening, ends the connection, and waits for requests under way.
