@@ -404,15 +404,19 @@ impl AnchorFile {
         })
     }
 
-    /// Records that the vault went back to `catalog`, so that no promise is left.
+    /// Records that the vault went back to `catalog`, so that no promise is left. Does nothing if that
+    /// cannot be written: the history before is the one that is known here, and may return.
     pub(super) fn went_back(&self, catalog: &Catalog, given: Sequence) -> Result<()> {
-        self.change(|anchor| {
-            anchor.promised = Sequence::ZERO;
-            anchor.given = anchor.given.max(anchor.published.sequence).max(given);
-            anchor.published = End::default();
-            anchor.unordered = None;
-            anchor.set_published(catalog);
-        })
+        let mut known = self.anchor.lock();
+        let mut anchor = known.clone();
+        anchor.promised = Sequence::ZERO;
+        anchor.given = anchor.given.max(anchor.published.sequence).max(given);
+        anchor.published = End::default();
+        anchor.unordered = None;
+        anchor.set_published(catalog);
+        write_text(&*self.files, &self.path, anchor.print())?;
+        *known = anchor;
+        Ok(())
     }
 
     /// Returns the chain hash of the newest segment that was published.

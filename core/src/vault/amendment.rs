@@ -23,7 +23,8 @@ pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> 
         | CatalogEdit::Divide(_)
         | CatalogEdit::Epoch(_)
         | CatalogEdit::Lifecycle(_)
-        | CatalogEdit::Heartbeat(_) => Err(refused(ErrorKind::InvalidInput)
+        | CatalogEdit::Heartbeat(_)
+        | CatalogEdit::Next(_) => Err(refused(ErrorKind::InvalidInput)
             .message("only a source takes a volume or adds segments")),
         CatalogEdit::Late { epoch, segments } => content.check_late(*epoch, segments),
         // A dropped branch comes back.

@@ -1,7 +1,8 @@
 //! The catalog: what belongs to a volume, as a chain of numbered versions made with put-if-absent.
 //!
 //! Each version is an object: envelope, edits, checksum. Every [`SNAPSHOT_EVERY`]th contains the
-//! whole content, so that a reader needs the newest of those and the versions after it. A version
+//! whole content, so that a reader needs the newest of those and the versions after it. The number of
+//! the next version is one higher, unless a version announces a later snapshot. A version
 //! names the hash of the object before it and, with a volume key, is encrypted with a key derived
 //! from it.
 //!
@@ -13,6 +14,7 @@
 //! verdicts, deletions) may come from anybody who has the key. Such an amendment never touches the end of the chain: it fences no source, and a source's
 //! append never invalidates it.
 
+mod beyond;
 mod gates;
 mod intruders;
 
@@ -55,6 +57,8 @@ pub struct Catalog {
     /// The session that publishes through this handle.
     session: Option<PublishingSession>,
     version: u64,
+    /// The number of the next version.
+    next: u64,
     /// The version's object; zeroes for version 0.
     known: Object,
     /// When the store was last seen to be the one that has that object. `None` after a failure.
@@ -141,6 +145,7 @@ impl Catalog {
             key: key.cloned(),
             session: None,
             version: 0,
+            next: 1,
             known: Object::default(),
             checked: None,
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
@@ -197,6 +202,7 @@ impl Catalog {
             self.check_source(source, &edits)?;
             self.check_steps(&edits)?;
             let edits = self.with_instance(source, &edits)?;
+            self.next_after(self.next_number(), &edits)?;
             let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
             if self.put_applied(self.next_number(), source.id, &edits, undo)? {
                 if is_snapshot(self.version) {
@@ -243,11 +249,11 @@ impl Catalog {
     /// it back to the newest snapshot, is missing.
     pub fn past(&self, number: u64) -> Result<Self> {
         let content = CatalogContent::empty(self.content.volume, self.content.prefix.clone());
-        let (version, known, session) = (0, Object::default(), None);
+        let (version, next, known, session) = (0, 1, Object::default(), None);
         let checked = None;
         let (gates, gated) = (Vec::new(), None);
         let mut past =
-            Self { session, version, known, checked, content, gates, gated, ..self.clone() };
+            Self { session, version, next, known, checked, content, gates, gated, ..self.clone() };
         past.read_to(&self.listed()?, number)?;
         Ok(past)
     }
@@ -279,41 +285,6 @@ impl Catalog {
     /// Returns the catalog as it will be after a division; nothing is written.
     pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
         Ok(Self { content: self.content.divided(division)?, ..self.clone() })
-    }
-
-    /// Writes the content as a snapshot whose number is beyond version `known` and beyond any that
-    /// may be put on top of that. For the source, when the vault went back to before `known`.
-    ///
-    /// A version that was put after those that are gone, or whose put comes late, is before this
-    /// one, where nobody reads.
-    pub(crate) fn go_beyond(
-        &mut self,
-        known: u64,
-        source: &SourceIdentity,
-        edits: &[CatalogEdit],
-    ) -> Result<()> {
-        self.check_source(source, edits)?;
-        let newest = self.listed()?.newest().max(known).max(self.version);
-        let newest = newest.max(self.intruders.newest());
-        let number = (newest / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;
-        let edits = self.with_instance(source, edits)?;
-        let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
-        let is_put = self.put_applied(number, source.id, &edits, undo)?;
-        if is_put { Ok(()) } else { Err(self.lost_races()) }
-    }
-
-    /// Puts all that is known here beyond a gap before this version, which no other reader can pass.
-    /// Returns the first version that was missing; `None` if none is, or this is not the newest.
-    pub(crate) fn bridge_gap(&mut self, source: &SourceIdentity) -> Result<Option<u64>> {
-        let names = self.listed()?;
-        let gap = names
-            .gap_before(self.version)
-            .filter(|_| names.newest() == self.version && names.gate_in_force().is_none());
-        if gap.is_none() || !self.has_version(self.version, self.known.hash)? {
-            return Ok(None);
-        }
-        self.go_beyond(self.version, source, &[])?;
-        Ok(gap)
     }
 
     /// Reads versions up to the first that is missing or follows another.
@@ -457,7 +428,9 @@ impl Catalog {
             Ok(put) => {
                 let before = self.known.hash;
                 assert_ne!(put.hash, before, "a version names the one before it, so it differs");
-                (self.version, self.known) = (number, put);
+                let said = if is_snapshot(number) { &[] } else { edits };
+                (self.version, self.next, self.known) =
+                    (number, self.next_after(number, said)?, put);
                 return Ok(true);
             }
             Err(not_put) => not_put,
@@ -674,7 +647,7 @@ impl Catalog {
     /// next one.
     fn apply_read(&mut self, found: Read, number: u64) -> Result<()> {
         let Read { version, object } = found;
-        let whole = is_snapshot(number);
+        let (whole, next) = (is_snapshot(number), self.next_after(number, &version.edits)?);
         assert!(number == self.version + 1 || whole && number > self.version);
         if version.previous != self.known.hash && !(whole && self.version + 1 != number) {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", self.object(number))
@@ -687,7 +660,7 @@ impl Catalog {
         } else {
             let _kept = self.content.apply_all(version.edits, |_, _| Ok(()))?;
         }
-        (self.version, self.known) = (number, object);
+        (self.version, self.next, self.known) = (number, next, object);
         Ok(())
     }
 
@@ -723,6 +696,10 @@ impl Catalog {
             return;
         }
         let names = self.listed().unwrap_or_default();
+        // The newest snapshot may be far beyond the one before it.
+        let newest = self.version / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
+        let snapshots = names.numbers().filter(|number| is_snapshot(*number) && *number < newest);
+        let first_kept = first_kept.min(snapshots.last().unwrap_or(0));
         let old = names.numbers().filter(|number| *number < first_kept);
         let old: Vec<_> = old.map(|number| self.object(number)).collect();
         let _ = delete_unlocked(&*self.store, &old);

@@ -112,6 +112,9 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
         CatalogEdit::Heartbeat(at) => {
             out.put_u8(18).put_i64_le(at.0);
         }
+        CatalogEdit::Next(number) => {
+            out.put_u8(19).put_u64_le(*number);
+        }
         CatalogEdit::Lifecycle(lifecycle) => {
             let (stage, before, current, tests, steps) = lifecycle.parts();
             out.put_u8(16).put_u8(stage.code()).put_u8(before.code());
@@ -246,6 +249,7 @@ pub(super) fn read_edit(from: &mut Reader<'_>) -> Result<CatalogEdit> {
             Ok(CatalogEdit::Instance(SourceInstance { id, host, since }))
         }
         18 => Ok(CatalogEdit::Heartbeat(read_time(from)?)),
+        19 => Ok(CatalogEdit::Next(from.u64_le()?)),
         other => Err(from.invalid("a known edit", other)),
     }
 }

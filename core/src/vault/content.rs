@@ -260,6 +260,7 @@ impl CatalogContent {
             CatalogEdit::Heartbeat(at) => {
                 set(self, undo, |content| &mut content.heartbeat, Some(at));
             }
+            CatalogEdit::Next(_) => {}
             CatalogEdit::Segments(entries) => self.add_segments(entries, undo)?,
             CatalogEdit::Replace { with, objects } => self.replace(with, &objects, undo)?,
             CatalogEdit::Pin(pin) => {

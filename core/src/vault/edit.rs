@@ -117,6 +117,8 @@ pub enum CatalogEdit {
     Lifecycle(Lifecycle),
     /// The source was there at this time and had nothing else to publish.
     Heartbeat(Timestamp),
+    /// The next version is the snapshot of this number.
+    Next(u64),
 }
 
 impl CatalogEdit {

@@ -51,6 +51,17 @@ pub struct Over {
     cancelled: bool,
 }
 
+impl Over {
+    /// Returns whether an error means that the catalog records a cancellation that got no answer: it
+    /// came late, after the failover had gone on. The source has the volume back then, nothing is
+    /// committed, and cancelling here is to be repeated.
+    fn is_cancelled_late(&mut self, kind: ErrorKind) -> bool {
+        let is_late = self.cancelled && kind == ErrorKind::Fenced;
+        self.cancelling |= is_late;
+        is_late
+    }
+}
+
 /// The branch of an ended epoch, as the model knows it.
 struct Division {
     epoch: u32,
@@ -75,6 +86,10 @@ pub struct Failovers {
     /// What its disk contained when its differences were determined.
     end: Option<Vec<u64>>,
     divisions: Vec<Division>,
+    /// Sequences after the first, up to the second, that the site without the volume handed in to
+    /// a vault that is not in place any more. Its points there are gone, even those that it reports
+    /// only now.
+    pub handed_in_elsewhere: Vec<(u64, u64)>,
     versions_seen: u64,
 }
 
@@ -196,9 +211,7 @@ impl Life {
                 let kind = error.kind();
                 let no_state = matches!(kind, ErrorKind::NotFound | ErrorKind::NotOrdered);
                 let late = is_late(kind);
-                // Cancelled in the catalog but not here: to be repeated.
-                let cancelled = over.cancelled && kind == ErrorKind::Fenced;
-                over.cancelling |= cancelled;
+                let cancelled = over.is_cancelled_late(kind);
                 let may_fail = no_state || late || cancelled || site.is_unreadable();
                 assert!(may_fail, "a failover cannot begin: {error}");
                 assert!(
@@ -270,11 +283,16 @@ impl Life {
                     let kind = error.kind();
                     // The vault went back, and its source has put a version beyond what is lost. It
                     // goes on in what is left, and then the commit can be repeated.
-                    let late = is_late(kind) || site.is_unreadable();
+                    let late =
+                        is_late(kind) || site.is_unreadable() || self.is_cancelled_late(kind);
                     assert!(late || !site.is_alive(), "a failover cannot be committed: {error}");
                 }
             }
         }
+    }
+
+    fn is_cancelled_late(&mut self, kind: ErrorKind) -> bool {
+        self.failovers.over.as_mut().is_some_and(|over| over.is_cancelled_late(kind))
     }
 
     fn try_cancel(&mut self) {
@@ -362,6 +380,7 @@ impl Life {
         self.sites.iter().for_each(|site| site.must_notice(false));
         *new.other_history.borrow_mut() = None;
         self.owner = self.other();
+        self.failovers.handed_in_elsewhere.clear();
         self.failovers.epoch += 1;
         self.failovers.over = None;
         self.failovers.lost = true;
@@ -530,7 +549,9 @@ impl Life {
         for (point, sequence) in &model.confirmed {
             // What retention gave up before is not distinguished.
             let may_lack = site.plan.policy.retention.is_some() || site.may_lack_points();
-            if *sequence > division.at && !may_lack {
+            let elsewhere = &self.failovers.handed_in_elsewhere;
+            let is_gone = elsewhere.iter().any(|(from, to)| from < sequence && sequence <= to);
+            if *sequence > division.at && !may_lack && !is_gone {
                 division.offered.push((*point, *sequence));
             }
         }
@@ -619,7 +640,12 @@ impl Life {
                     if let Some(over) = &mut self.failovers.over {
                         over.attempted = true;
                     }
-                    other.commit(&running).expect("nothing is wrong");
+                    let result = other.commit(&running);
+                    drop(running);
+                    if let Err(error) = result {
+                        let late = self.is_cancelled_late(error.kind());
+                        assert!(late, "nothing is wrong: {error}");
+                    }
                 } else {
                     self.try_over();
                 }

@@ -13,9 +13,12 @@ use crate::found::{Agent, BLOCK, Machine, policy};
 use crate::store::{EXCHANGE, Objects};
 use crate::world::Faults;
 
+/// The snapshot beyond the first versions of a catalog.
+pub const BEYOND: &str = "/catalog/0000000000000080";
+
 impl Agent {
     /// Writes, and closes the segment of it.
-    fn spool(&mut self, byte: u8) {
+    pub fn spool(&mut self, byte: u8) {
         self.write(BLOCK, byte);
         self.step("journal");
         self.world.clock.advance(Duration::from_secs(1));
@@ -417,6 +420,31 @@ fn promise_5_a_vault_that_comes_while_its_agent_enters_another_is_noticed() {
     }
 }
 
+/// It counted itself as fenced by another session: what it knew was the history that it could not
+/// enter, which is the beginning of its own.
+#[test]
+fn promise_9_an_agent_that_cannot_enter_another_vault_goes_on_in_its_own_when_that_returns() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    let now = machine.server.copy();
+    machine.server.go_back_to(then);
+    machine.files.set_room(machine.files.bytes());
+    for _ in 0..400 {
+        agent.tasks.iter_mut().for_each(|task| {
+            task.step();
+        });
+        agent.world.clock.advance(Duration::from_millis(50));
+    }
+    agent.step("journal");
+    assert!(!agent.protection.is_going_back(), "it tries again later");
+    machine.server.go_back_to(now);
+    machine.world.clock.advance(EXCHANGE);
+    machine.files.set_room(usize::MAX);
+    agent.settle();
+    agent.ship(5);
+    machine.check_newest();
+}
+
 /// Each try put another whole catalog.
 #[test]
 fn promise_12_a_full_disk_below_an_agent_does_not_fill_a_vault_that_went_back() {
@@ -432,7 +460,7 @@ fn promise_12_a_full_disk_below_an_agent_does_not_fill_a_vault_that_went_back() 
         });
         agent.world.clock.advance(Duration::from_millis(50));
     }
-    assert_eq!(versions(), before + 1, "one version beyond what is lost");
+    assert_eq!(versions(), before + 2, "one version beyond what is lost, and one before it");
     machine.files.set_room(usize::MAX);
     agent.settle();
     machine.check_newest();
@@ -457,7 +485,7 @@ fn promise_3_a_start_that_hears_nothing_of_its_version_beyond_lost_ones_reports_
         let differs = matches!(event.kind, EventKind::Diverged { .. });
         counted.fetch_add(differs.into(), Ordering::Relaxed);
     });
-    machine.server.delay(Some("/catalog/"));
+    machine.server.delay(Some(BEYOND));
     let agent = machine.open_reporting(policy(), false, events.clone()).expect("without the vault");
     assert!(agent.protection.stats().vault_away);
     machine.kill(agent);
@@ -467,4 +495,35 @@ fn promise_3_a_start_that_hears_nothing_of_its_version_beyond_lost_ones_reports_
     agent.settle();
     machine.check_newest();
     assert_eq!(reports.load(Ordering::Relaxed), 1);
+}
+
+/// The snapshot was newer by its number, so the volume belonged to the old source again. What the
+/// new one had published since was gone.
+#[test]
+fn promise_9_a_snapshot_beyond_lost_versions_that_comes_late_takes_no_volume_back() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    machine.server.go_back_to(then);
+    machine.world.clock.advance(EXCHANGE);
+    machine.server.delay(Some(BEYOND));
+    agent.spool(3);
+    for _ in 0..4 {
+        agent.step("ship");
+    }
+    machine.server.delay(None);
+    machine.kill(agent);
+    let other = machine.beside();
+    let mut agent = other.open_with(policy(), true).expect("take over");
+    agent.settle();
+    let point = agent.protection.place(PointKind::Crash, "").expect("in order").id();
+    agent.ship(4);
+    other.check_newest();
+    machine.server.deliver(Duration::ZERO, true);
+    other.check_newest();
+    assert!(other.replica().points().iter().any(|kept| kept.id == point));
+    agent.ship(5);
+    machine.kill(agent);
+    let mut agent = other.start();
+    agent.settle();
+    other.check_newest();
 }

@@ -12,6 +12,8 @@ use hrl::vault::Vault;
 use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, Sequence};
 
 use crate::found::{Agent, BLOCK, Machine, REGION, keeps_nothing, policy};
+use crate::found_back::BEYOND;
+use crate::store::EXCHANGE;
 use crate::world::{Faults, Incarnation};
 
 const OTHER: Extent = Extent { offset: 2 * REGION, length: 4096 };
@@ -367,4 +369,28 @@ fn promise_4_what_only_an_old_disk_has_is_handed_in_to_each_vault_that_it_follow
     let mut follower = home.follow().expect("follow");
     follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
     assert!(home.platter.peek() == home.content(&At::Newest));
+}
+
+/// It was under way again, and no state directory knew of it: every other failover was refused.
+#[test]
+fn promise_9_a_cancelled_failover_stays_cancelled_if_a_snapshot_beyond_lost_versions_comes_late() {
+    let (home, mut agent) = at_home();
+    let (away, third, then) = (home.beside(), home.beside(), home.server.copy());
+    agent.write(BLOCK, 8);
+    agent.settle();
+    home.server.go_back_to(then);
+    let over = away.fail_over(At::Newest);
+    away.kill(over);
+    home.world.clock.advance(EXCHANGE);
+    home.server.delay(Some(BEYOND));
+    agent.spool(9);
+    for _ in 0..4 {
+        agent.step("ship");
+    }
+    home.server.delay(None);
+    away.cancel().expect("cancel");
+    home.server.deliver(Duration::ZERO, true);
+    agent.settle();
+    let over = third.fail_over(At::Newest);
+    over.protection.commit_failover().expect("commit");
 }

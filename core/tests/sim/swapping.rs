@@ -289,7 +289,7 @@ impl Life {
 
 impl Life {
     /// What the other site has handed in to a branch is gone if this vault lacks it.
-    fn forget_in_branch(&self, before: &Replica, after: &Replica) {
+    fn forget_in_branch(&mut self, before: &Replica, after: &Replica) {
         let newest = |replica: &Replica| {
             let epoch = replica.catalog().branches().last()?.epoch;
             replica.branch(epoch).ok()
@@ -304,6 +304,7 @@ impl Life {
                 .iter_mut()
                 .for_each(|other| other.vault_went_back(last));
             site.model.borrow_mut().vault_went_back(last);
+            self.failovers.handed_in_elsewhere.push((last, before.catalog().last_sequence().0));
         }
     }
 }

@@ -249,6 +249,7 @@ fn time_of(edit: &CatalogEdit) -> Option<Timestamp> {
         | CatalogEdit::Deleted(_)
         | CatalogEdit::Committed(_)
         | CatalogEdit::DropBranch(_)
+        | CatalogEdit::Next(_)
         | CatalogEdit::Epoch(_)
         | CatalogEdit::Lifecycle(_) => None,
     }

@@ -67,8 +67,8 @@ impl Catalog {
     /// Returns the number of the version that a writer puts next.
     pub(super) fn next_number(&self) -> u64 {
         match self.intruders.newest() {
-            newest if newest > self.version => (newest / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY,
-            _ => self.version + 1,
+            newest if newest >= self.next => (newest / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY,
+            _ => self.next,
         }
     }
 
