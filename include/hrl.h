@@ -86,6 +86,7 @@ struct hrl_group_member_stats;
 struct hrl_segment_summary;
 struct hrl_record;
 struct hrl_convert_report;
+struct hrl_rekey_report;
 struct hrl_rotation_report;
 struct hrl_shred_report;
 struct hrl_undeleted;
@@ -539,6 +540,25 @@ typedef struct hrl_store hrl_store;
 typedef struct hrl_vault hrl_vault;
 
 /**
+ * Reports what another volume key is.
+ */
+typedef struct hrl_rekey_report {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Generation of the key that encrypts what is new; the first key of a volume has 1.
+     */
+    uint32_t generation;
+    /**
+     * Whether an interrupted call had drawn it.
+     */
+    bool was_drawn;
+} hrl_rekey_report;
+
+/**
  * Reports what a rotation did.
  */
 typedef struct hrl_rotation_report {
@@ -663,7 +683,21 @@ HRL_API const char *hrl_key_id(const struct hrl_key *key);
 HRL_API void hrl_key_free(struct hrl_key *key);
 
 /**
- * Wraps the key of a volume anew with `new_key`, and removes the wrapping by the key of the
+ * Draws another key for a volume. What is written and folded from now on is encrypted with it, so
+ * that whoever has the earlier key cannot read it; earlier data stays readable with the earlier key.
+ * Agents that run go on with it when they next publish, if their key-encryption key still opens the
+ * volume. After an interruption run it again to finish. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted),
+ * HRL_ERROR_CHANGED (the key-encryption key was rotated meanwhile), HRL_ERROR_CORRUPT,
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_rekey(const struct hrl_vault *vault,
+                           const char *volume,
+                           struct hrl_rekey_report *report);
+
+/**
+ * Wraps the keys of a volume anew with `new_key`, and removes the wrapping by the key of the
  * vault's handle. No data is rewritten, and agents that have the volume open go on. After an
  * interruption the volume opens with either key; run it again to finish. `report` may be NULL.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or
@@ -1396,6 +1430,11 @@ HRL_API void hrl_attach_free(struct hrl_attachment *attachment);
  * few bytes.
  */
 #define HRL_COMPACT_ALL 2
+
+/**
+ * Flag of `hrl_replica_compact`: also rewrite what was folded under an earlier volume key.
+ */
+#define HRL_COMPACT_REKEY 4
 
 /**
  * Value for `until_ns` of `hrl_replica_pin`: until it is unpinned.

@@ -12,9 +12,10 @@ use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::DirStore;
 use hrl::testing::{content, until};
-use hrl::vault::Vault;
+use hrl::vault::{SegmentEntry, Vault};
 use hrl::{
-    Cause, ErrorKind, Event, EventKind, Mode, Policy, Protection, ProtectionOptions, SystemClock,
+    Cause, ErrorKind, Event, EventKind, KeyId, Mode, Policy, Protection, ProtectionOptions,
+    SystemClock,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -197,6 +198,99 @@ fn promise_2_a_start_without_the_vault_spools_and_ships_all_of_it_later() {
         }
         assert_eq!(site.causes(), [], "killed: {killed}");
     }
+}
+
+/// Returns the names of the keys of the volume's segments, oldest segment first.
+fn segment_keys(site: &Site) -> Vec<Option<KeyId>> {
+    let replica = site.replica();
+    let key = |entry: &SegmentEntry| replica.open_segment(&entry.object).expect("open").key_id();
+    replica.catalog().segments().iter().map(key).collect()
+}
+
+#[test]
+fn promise_10_an_agent_takes_another_volume_key_and_starts_with_it_without_the_vault() {
+    for killed in [false, true] {
+        let site = Site::protected();
+        let protection = site.open();
+        work(&protection, 4..6);
+        let first = site.replica().info().key_id;
+        let drawn = Some(site.vault().rekey("disk").expect("another key").key);
+        // Its next publication finds the key.
+        work(&protection, 6..7);
+        work(&protection, 7..8);
+        let keys = segment_keys(&site);
+        assert!(keys.first() == Some(&first) && keys.last() == Some(&drawn), "{keys:?}");
+        site.unmount();
+        mark_all(&protection, 10..12);
+        if killed {
+            drop(protection)
+        } else {
+            protection.stop(Duration::ZERO).expect("stop")
+        }
+        let protection = site.open();
+        protection.wait_ordered(LIMIT).expect("dirty regions are read without the vault");
+        mark_all(&protection, 12..14);
+        site.mount();
+        site.check_point(&protection);
+        let labels = site.labels();
+        for label in ["p3", "p7", "p10", "p11", "p12", "p13"] {
+            assert!(labels.iter().any(|known| known == label), "{label} in {labels:?}");
+        }
+        assert_eq!(site.causes(), [], "killed: {killed}");
+        assert_eq!(segment_keys(&site).last(), Some(&drawn));
+    }
+}
+
+#[test]
+fn promise_10_a_vault_that_went_back_to_before_a_key_was_drawn_gets_that_key_again() {
+    for running in [false, true] {
+        let site = Site::protected();
+        site.copy("vault", "backup");
+        let protection = site.open();
+        let drawn = Some(site.vault().rekey("disk").expect("another key").key);
+        work(&protection, 30..32);
+        work(&protection, 32..34);
+        assert_eq!(segment_keys(&site).last(), Some(&drawn));
+        let protection = if running {
+            protection
+        } else {
+            protection.stop(LIMIT).expect("stop");
+            site.copy("backup", "vault");
+            site.open()
+        };
+        if running {
+            site.unmount();
+            site.copy("backup", "unmounted");
+            site.mount();
+            mark_all(&protection, 50..52);
+        }
+        until(LIMIT, "a comparison", || !site.causes().is_empty());
+        site.check_point(&protection);
+        // Whoever has the key-encryption key alone reads it.
+        assert_eq!(segment_keys(&site).last(), Some(&drawn));
+        assert_eq!(site.causes(), [Cause::VaultWentBack]);
+    }
+}
+
+#[test]
+fn an_agent_whose_key_does_not_open_the_new_volume_key_spools_until_it_is_started_with_one_that_does()
+ {
+    let mut site = Site::protected();
+    let protection = site.open();
+    work(&protection, 4..6);
+    let new = WrappingKey::from_bytes([8; 32]);
+    site.vault().rotate_key("disk", &new).expect("rotate");
+    site.key = Some(new);
+    let drawn = Some(site.vault().rekey("disk").expect("another key").key);
+    mark_all(&protection, 6..8);
+    until(LIMIT, "a failure", || site.has(&EventKind::VaultUnavailable));
+    let events = format!("{:?}", site.events.lock().expect("events"));
+    assert!(events.contains("generation 2"), "{events}");
+    protection.stop(Duration::ZERO).expect("stop");
+    let protection = site.open();
+    site.check_point(&protection);
+    assert_eq!(segment_keys(&site).last(), Some(&drawn));
+    assert!(site.labels().contains(&"p7".to_owned()) && site.causes().is_empty());
 }
 
 #[test]

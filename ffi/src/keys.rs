@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::path::Path;
 
 use engine::journal::WrappingKey;
-use engine::vault::{RotationReport, ShredOptions, ShredReport};
+use engine::vault::{RekeyReport, RotationReport, ShredOptions, ShredReport};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::handle::{self, Out, Room, Text};
@@ -87,7 +87,39 @@ report! {
     }
 }
 
-/// Wraps the key of a volume anew with `new_key`, and removes the wrapping by the key of the
+report! {
+    /// Reports what another volume key is.
+    pub struct hrl_rekey_report from done: RekeyReport {
+        /// Generation of the key that encrypts what is new; the first key of a volume has 1.
+        generation: u32,
+        /// Whether an interrupted call had drawn it.
+        was_drawn: bool,
+    }
+}
+
+/// Draws another key for a volume. What is written and folded from now on is encrypted with it, so
+/// that whoever has the earlier key cannot read it; earlier data stays readable with the earlier key.
+/// Agents that run go on with it when they next publish, if their key-encryption key still opens the
+/// volume. After an interruption run it again to finish. `report` may be NULL.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted),
+/// HRL_ERROR_CHANGED (the key-encryption key was rotated meanwhile), HRL_ERROR_CORRUPT,
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_vault_rekey(
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
+    report: Room<'_, hrl_rekey_report>,
+) -> hrl_status {
+    guard(|| {
+        let report = report.optional()?;
+        let vault = handle::given(vault, "vault")?;
+        let done = vault.inner.rekey(volume.read("volume")?)?;
+        report.fill(hrl_rekey_report::from(&done));
+        Ok(())
+    })
+}
+
+/// Wraps the keys of a volume anew with `new_key`, and removes the wrapping by the key of the
 /// vault's handle. No data is rewritten, and agents that have the volume open go on. After an
 /// interruption the volume opens with either key; run it again to finish. `report` may be NULL.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or

@@ -20,6 +20,8 @@ pub const HRL_COMPACT_DRY_RUN: u32 = 1;
 /// Flag of `hrl_replica_compact`: fold everything that the policy does not keep, even if that saves
 /// few bytes.
 pub const HRL_COMPACT_ALL: u32 = 2;
+/// Flag of `hrl_replica_compact`: also rewrite what was folded under an earlier volume key.
+pub const HRL_COMPACT_REKEY: u32 = 4;
 
 report! {
     /// Reports what a compaction did, or would do in a dry run.
@@ -78,13 +80,14 @@ pub unsafe extern "C" fn hrl_replica_compact(
             Some(text) => text.parse()?,
             None => engine::RetentionPolicy::default(),
         };
-        if flags & !(HRL_COMPACT_DRY_RUN | HRL_COMPACT_ALL) != 0 {
+        if flags & !(HRL_COMPACT_DRY_RUN | HRL_COMPACT_ALL | HRL_COMPACT_REKEY) != 0 {
             return Err(bad_argument("flags").expected("HRL_COMPACT_ flags").found(flags));
         }
         let scratch = scratch.optional("scratch")?;
         let options = CompactOptions {
             dry_run: flags & HRL_COMPACT_DRY_RUN != 0,
             fold_all: flags & HRL_COMPACT_ALL != 0,
+            rekey: flags & HRL_COMPACT_REKEY != 0,
             scratch: scratch.map(|path| Path::new(path).to_owned()),
             ..CompactOptions::default()
         };

@@ -161,6 +161,12 @@ public:
         check(hrl_vault_rotate_key(get(), volume.c_str(), new_key.get(), &report));
         return report;
     }
+    /** Draws another key for a volume, which encrypts what is new. */
+    hrl_rekey_report rekey(const std::string &volume) const {
+        auto report = sized<hrl_rekey_report>();
+        check(hrl_vault_rekey(get(), volume.c_str(), &report));
+        return report;
+    }
     /** Makes an encrypted volume unreadable for ever; `flags` are of HRL_SHRED_. */
     hrl_shred_report shred(const std::string &volume, std::uint32_t flags = 0) const {
         auto report = sized<hrl_shred_report>();

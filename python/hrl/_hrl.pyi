@@ -124,6 +124,7 @@ __all__ = [
     "View",
     "Volume",
     "VolumeInfo",
+    "VolumeRekeyed",
     "__version__",
     "abandon_failover",
     "approve_plan_step",
@@ -1060,6 +1061,20 @@ class KeyRotation(_Value):
         """Objects that wrap the volume's key with other keys."""
 
 @final
+class VolumeRekeyed(_Value):
+    """The result of `Vault.rekey`."""
+
+    @property
+    def key(self) -> str:
+        """Name of the key that encrypts what is new."""
+    @property
+    def generation(self) -> int:
+        """Its generation; the first key of a volume has 1."""
+    @property
+    def was_drawn(self) -> bool:
+        """Whether an interrupted call had drawn it."""
+
+@final
 class ShredReport(_Value):
     """The result of `Vault.shred`."""
 
@@ -1139,6 +1154,12 @@ class Vault:
 
         No data is rewritten, and agents that have the volume open continue. An interrupted call
         leaves the volume openable with one of the two keys; repeat it to finish.
+        """
+    def rekey(self, volume: str) -> VolumeRekeyed:
+        """Draws another key for a volume, which encrypts what is written and folded from now on.
+
+        Earlier data keeps its key and stays readable. Agents that run go on with the new key when
+        they next publish. An interrupted call is finished by another.
         """
     def shred(self, volume: str, *, data: bool = False, override_legal_hold: bool = False) -> ShredReport:
         """Makes an encrypted volume unreadable forever by deleting every wrapped key of it.
@@ -1753,6 +1774,7 @@ class Replica:
         scratch: _Path | None = None,
         progress: Callable[[int, int], object] | None = None,
         accept_clock: bool = False,
+        rekey: bool = False,
     ) -> CompactReport:
         """Carries retention out once, or with `dry_run` reports what that would do.
 
@@ -1760,7 +1782,8 @@ class Replica:
         default policy. With `fold_all` every state that it does not keep is dropped at once,
         even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
         views under way continue. Raises `UnavailableError` if the clock is more than 7 days ahead of
-        the newest time in the catalog, unless `accept_clock` says that it is right.
+        the newest time in the catalog, unless `accept_clock` says that it is right. `rekey` also
+        rewrites what was folded under an earlier volume key.
         """
     @property
     def closed(self) -> bool:

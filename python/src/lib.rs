@@ -155,7 +155,7 @@ mod _hrl {
     #[pymodule_export]
     use crate::tracker::{Checkpoint, DiskChanges, Tracker, TrackerStatus};
     #[pymodule_export]
-    use crate::vault::{GroupPoints, KeyRotation, ShredReport, UnreadVolume, Vault};
+    use crate::vault::{GroupPoints, KeyRotation, ShredReport, UnreadVolume, Vault, VolumeRekeyed};
     #[pymodule_export]
     use crate::view::View;
     #[pymodule_export]

@@ -450,9 +450,11 @@ impl Replica {
     /// default policy. With `fold_all` every state that it does not keep is dropped at once,
     /// even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
     /// views under way continue. Raises `UnavailableError` if the clock is more than 7 days ahead of
-    /// the newest time in the catalog, unless `accept_clock` says that it is right.
-    #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None, accept_clock=false))]
+    /// the newest time in the catalog, unless `accept_clock` says that it is right. `rekey` also
+    /// rewrites what was folded under an earlier volume key.
+    #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None, accept_clock=false, rekey=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
+    #[allow(clippy::fn_params_excessive_bools, reason = "they are keyword arguments")]
     fn compact(
         &self,
         py: Python<'_>,
@@ -462,12 +464,14 @@ impl Replica {
         scratch: Option<PathBuf>,
         progress: Option<Py<PyAny>>,
         accept_clock: bool,
+        rekey: bool,
     ) -> PyResult<CompactReport> {
         let options = CompactOptions {
             dry_run,
             fold_all,
             scratch,
             accept_clock,
+            rekey,
             ..CompactOptions::default()
         };
         self.amend_with(&Progress::new(progress), py, |replica, report| {

@@ -35,6 +35,18 @@ mirror! {
 }
 
 mirror! {
+    /// The result of `Vault.rekey`.
+    VolumeRekeyed(report: hrl::vault::RekeyReport) {
+        /// Name of the key that encrypts what is new.
+        key: String = report.key,
+        /// Its generation; the first key of a volume has 1.
+        generation: u32,
+        /// Whether an interrupted call had drawn it.
+        was_drawn: bool,
+    }
+}
+
+mirror! {
     /// The result of `Vault.shred`.
     ShredReport(report: hrl::vault::ShredReport) {
         /// Whether the volume had been shredded before.
@@ -220,6 +232,15 @@ impl Vault {
     fn rotate_key(&self, py: Python<'_>, volume: &str, new_key: &Key) -> PyResult<KeyRotation> {
         let vault = self.inner()?;
         run(py, || vault.rotate_key(volume, &new_key.0)).map(Shown::shown)
+    }
+
+    /// Draws another key for a volume, which encrypts what is written and folded from now on.
+    ///
+    /// Earlier data keeps its key and stays readable. Agents that run go on with the new key when
+    /// they next publish. An interrupted call is finished by another.
+    fn rekey(&self, py: Python<'_>, volume: &str) -> PyResult<VolumeRekeyed> {
+        let vault = self.inner()?;
+        run(py, || vault.rekey(volume)).map(Shown::shown)
     }
 
     /// Makes an encrypted volume unreadable forever by deleting every wrapped key of it.

@@ -116,6 +116,45 @@ def test_a_running_agent_survives_a_rotation_and_starts_with_the_new_key(start: 
     assert image.read_bytes() == agent.disk.read_bytes()
 
 
+def segment_keys(vault: Path | str, key: Path) -> list[str | None]:
+    """The names of the keys of a volume's segments, oldest first."""
+    replica = package.Vault(vault, key_file=key).replica("disk.img")
+    return [replica.open_segment(entry.object).summary().key for entry in replica.segments()]
+
+
+def test_a_running_agent_goes_on_with_another_volume_key_and_after_a_kill(start: Start, tmp_path: Path) -> None:
+    key = make_key(tmp_path / "key")
+    agent = start(key_file=key)
+    for at, label in enumerate(["before", "drawn", "after"]):
+        if label == "drawn":
+            told = hrl_json("rotate-key", agent.vault, "--key-file", key, "--volume-key")
+            drawn = told["volumes"]["disk.img"]["volume_key"]
+            assert drawn["generation"] == 2 and not drawn["was_drawn"]
+        agent.write(8192 * at, label.encode() * 100)
+        hrl("point", agent.state, "--label", label)
+    agent.kill()
+    again = start(key_file=key)
+    again.write(65536, b"again" * 100)
+    hrl("point", again.state, "--label", "again")
+    again.stop()
+    points = hrl_json("points", agent.vault, "--key-file", key)
+    assert [point["label"] for point in points if point["label"]] == ["before", "drawn", "after", "again"]
+    keys = segment_keys(agent.vault, key)
+    assert keys[0] not in (None, drawn["key"]) and keys[-1] == drawn["key"]
+    image = tmp_path / "image"
+    hrl("restore", agent.vault, "disk.img", "--to", image, "--key-file", key)
+    assert image.read_bytes() == again.disk.read_bytes()
+    assert "are encrypted with earlier volume keys" in hrl("verify", agent.vault, "disk.img", "--key-file", key)
+    hrl("compact", agent.vault, "--key-file", key, "--rekey")
+    # Both keys at once.
+    new = make_key(tmp_path / "new")
+    told = hrl("rotate-key", agent.vault, "--key-file", key, "--new-key-file", new, "--volume-key")
+    assert "generation 3" in told
+    assert len(hrl_json("points", agent.vault, "--key-file", new)) == len(points)
+    told = hrl("rotate-key", agent.vault, "--key-file", new, code=Exit.INVALID_INPUT)
+    assert "--volume-key" in told
+
+
 def test_a_shredded_volume_is_gone_and_the_others_are_not(tmp_path: Path) -> None:
     vault, key = sealed(tmp_path, "a")
     sealed(tmp_path, "b")

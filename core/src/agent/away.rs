@@ -26,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
 use crate::journal::KeyRing;
 use crate::replica::Replica;
+use crate::units::KeyId;
 use crate::vault::{Keepsake, Vault, VolumeInfo, check_marker};
 
 const FILE: &str = "volume";
@@ -62,6 +63,17 @@ pub(super) fn keep(
         return Ok(());
     }
     state.write_text(&state.file(FILE), print(&kept))
+}
+
+/// Puts keys that the state directory has into a vault that went back to before they were drawn: the
+/// spool may be encrypted with them.
+pub(super) fn put_back_keys(state: &StateDirectory, vault: &Vault, name: &str) -> Result<()> {
+    match read(state, vault, name) {
+        Ok(Some((known, keys))) if vault.volume(name).is_ok_and(|info| info == known) => {
+            vault.put_back_keys(&known, &keys)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what [`keep`] recorded, because the volume is not of this source any more.
@@ -206,18 +218,33 @@ pub(super) fn join(
 }
 
 fn print(kept: &Keepsake) -> String {
-    let wrapped = kept.wrapped.as_ref().map_or_else(|| "none".to_owned(), |w| hex(w).to_string());
-    format!("{FIRST_LINE}\nrecord={}\nkey={wrapped}\n", hex(&kept.record))
+    let line = |(generation, id, wrapped): &(u32, KeyId, Vec<u8>)| {
+        let later = if *generation > 1 { format!("{generation}.{id}=") } else { String::new() };
+        format!("key={later}{}", hex(wrapped))
+    };
+    let mut lines = vec![FIRST_LINE.to_owned(), format!("record={}", hex(&kept.record))];
+    lines.extend(kept.wrapped.iter().map(line));
+    if kept.wrapped.is_empty() {
+        lines.push("key=none".to_owned());
+    }
+    lines.join("\n") + "\n"
 }
 
 fn parse(text: &str) -> Option<Keepsake> {
     let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
     let record = parse_hex_vec(field("record")?)?;
-    let wrapped = match field("key")? {
-        "none" => None,
-        digits => Some(parse_hex_vec(digits)?),
+    let first = match field("key")? {
+        "none" => return Some(Keepsake { record, wrapped: Vec::new() }),
+        digits => parse_hex_vec(digits)?,
     };
+    let mut wrapped = vec![(1, KeyId::default(), first)];
+    for line in lines {
+        let (key, digits) = line.strip_prefix("key=")?.split_once('=')?;
+        let (generation, id) = key.split_once('.')?;
+        let generation = generation.parse().ok().filter(|generation| *generation > 1)?;
+        wrapped.push((generation, KeyId::parse(id)?, parse_hex_vec(digits)?));
+    }
     Some(Keepsake { record, wrapped })
 }
 

@@ -15,6 +15,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::away;
 use super::failures::{JOURNAL, REWIND};
 use super::next::Next;
 use super::requests::Request;
@@ -28,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, RECORD_EXTRA_BYTES_MAX, Record, SegmentKind,
-    SegmentParams, SegmentWriter,
+    SegmentParams, SegmentWriter, VolumeKey,
 };
 use crate::units::{Sequence, Timestamp};
 
@@ -99,6 +100,8 @@ pub(super) struct Journaling {
     /// A larger open segment is closed. Less than the policy's while the disk of the spool is nearly
     /// full, because what is closed is not lost.
     segment_bytes_max: u64,
+    /// The key of the last segment, which the state directory has.
+    key: Option<VolumeKey>,
 }
 
 impl Journaling {
@@ -106,7 +109,7 @@ impl Journaling {
         let percent_max = shared.policy.compression_cpu_percent_max;
         let budget = CompressionBudget::new(percent_max, shared.clock.elapsed());
         let segment_bytes_max = shared.policy.segment_bytes_max;
-        Self { open: None, budget, pause: PAUSE, segment_bytes_max }
+        Self { open: None, budget, pause: PAUSE, segment_bytes_max, key: shared.keys.newest() }
     }
 }
 
@@ -325,7 +328,13 @@ impl Journaling {
             };
             shared.state.remove(&path)?;
             let sink = FileSink::create(&**shared.state.files(), &path)?;
-            let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
+            let key = shared.keys.newest();
+            if self.key != key && shared.session.provisional().is_none() {
+                // A start without the vault must be able to read what lies in the spool.
+                away::keep(&shared.state, &shared.vault, &shared.info, &shared.keys)?;
+                self.key.clone_from(&key);
+            }
+            let writer = SegmentWriter::create(sink, params, key.as_ref(), &*shared.clock)?;
             self.open = Some(Open { writer, since: shared.clock.elapsed() });
         }
         let open = self.open.as_mut().expect("opened above");

@@ -40,7 +40,7 @@ use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
 use crate::sync;
-use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo, check_marker};
+use crate::vault::{Catalog, CatalogEdit, SourceIdentity, Vault, VolumeInfo, check_marker};
 
 /// Options to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest
 /// chained.
@@ -232,7 +232,7 @@ impl ProtectionOptions {
         // Nothing counts as replicated while the vault is away.
         let mut catalog = match replica {
             Some(replica) => replica.into_catalog(),
-            None => self.vault.unread_catalog(&info, &keys),
+            None => Catalog::unread(&self.vault, &info, &keys),
         };
         let replicated = catalog.last_sequence();
         let instance = new_instance(&*self.clock, anchor.as_ref(), &catalog);
@@ -399,6 +399,7 @@ impl ProtectionOptions {
     /// Finds or creates the volume in the vault, and makes sure that this source owns it.
     fn claim(&self, state: &state::StateDirectory) -> Result<Claim> {
         let known = state.identity()?;
+        away::put_back_keys(state, &self.vault, &self.volume)?;
         if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
                 check_marker(&**self.vault.objects())?;

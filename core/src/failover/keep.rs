@@ -138,7 +138,7 @@ impl Difference<'_> {
         let path = self.old.state.open_segment();
         self.old.state.remove(&path)?;
         let sink = FileSink::create(&**self.old.state.files(), &path)?;
-        SegmentWriter::create(sink, params, self.replica.keys().newest(), self.old.clock)
+        SegmentWriter::create(sink, params, self.replica.keys().newest().as_ref(), self.old.clock)
     }
 
     fn close(&mut self) -> Result<()> {

@@ -9,6 +9,7 @@
 //! Nonces of whole objects mix random bytes with what they encrypt. `wrapping` stores keys.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
 use chacha20::XChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
@@ -19,6 +20,7 @@ use zeroize::Zeroize;
 use super::format::Aead;
 use crate::clock::{Clock, random_bytes};
 use crate::macros::shown;
+use crate::sync::Mutex;
 use crate::units::KeyId;
 
 const SEGMENT_CONTEXT: &str = "hrl 2026-11-21 segment key v1";
@@ -89,33 +91,44 @@ impl VolumeKey {
 
 shown!(VolumeKey, value => value.id());
 
-/// Volume keys by id. An empty ring reads segments that are not encrypted.
+/// The keys of a volume, by generation: the first is of generation 1, and each rotation draws one of
+/// the next. An empty ring reads segments that are not encrypted.
+///
+/// Clones share the keys, so that a writer encrypts with the key that its reader has learned of.
 #[derive(Clone, Debug, Default)]
-pub struct KeyRing {
-    keys: Vec<VolumeKey>,
-}
+pub struct KeyRing(Arc<Mutex<Vec<(u32, VolumeKey)>>>);
 
 impl KeyRing {
-    /// Adds a key and makes it the newest.
-    pub fn insert(&mut self, key: VolumeKey) {
-        self.keys.retain(|known| *known != key);
-        self.keys.push(key);
+    /// Adds the key of a generation. Of two in one generation the one of higher id is newer.
+    pub fn insert(&self, generation: u32, key: VolumeKey) {
+        let mut keys = self.0.lock();
+        let place = keys.binary_search_by_key(&(generation, key.id().0), |(of, k)| (*of, k.id().0));
+        if let Err(place) = place {
+            keys.insert(place, (generation, key));
+        }
     }
 
     /// Returns the key of this name.
-    pub fn find(&self, id: KeyId) -> Option<&VolumeKey> {
-        self.keys.iter().find(|key| key.id() == id)
+    pub fn find(&self, id: KeyId) -> Option<VolumeKey> {
+        self.all().into_iter().map(|(_, key)| key).find(|key| key.id() == id)
     }
 
-    /// Returns the key that encrypts new segments.
-    pub fn newest(&self) -> Option<&VolumeKey> {
-        self.keys.last()
+    /// Returns the key that encrypts what is new.
+    pub fn newest(&self) -> Option<VolumeKey> {
+        self.all().pop().map(|(_, key)| key)
+    }
+
+    /// Returns the keys and their generations, oldest first.
+    pub fn all(&self) -> Vec<(u32, VolumeKey)> {
+        self.0.lock().clone()
     }
 }
 
 impl From<VolumeKey> for KeyRing {
     fn from(key: VolumeKey) -> Self {
-        Self { keys: vec![key] }
+        let ring = Self::default();
+        ring.insert(1, key);
+        ring
     }
 }
 

@@ -149,7 +149,7 @@ impl Opener {
                                 |key| format!("key {}", key.id()),
                             ))
                     })?;
-                let cipher = SegmentCipher::new(key, &bytes, aead);
+                let cipher = SegmentCipher::new(&key, &bytes, aead);
                 Self { cipher, key_id: Some(header.key_id), codec, device_bytes }
             }
         };

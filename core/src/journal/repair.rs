@@ -80,7 +80,8 @@ pub(crate) fn repair_source<S: SegmentSink>(
         for record in records {
             if writer.is_none() {
                 let sink = sink.take().expect("the sink is taken once");
-                writer = Some(SegmentWriter::create(sink, params_of(&header), key, clock)?);
+                writer =
+                    Some(SegmentWriter::create(sink, params_of(&header), key.as_ref(), clock)?);
             }
             if let Some(writer) = &mut writer {
                 writer.append(&record)?;

@@ -30,7 +30,7 @@ pub(crate) fn trim<S: SegmentSink>(
             .found(through));
     }
     let key = segment.key_id().and_then(|id| keys.find(id));
-    let mut writer = SegmentWriter::create(sink, params, key, clock)?;
+    let mut writer = SegmentWriter::create(sink, params, key.as_ref(), clock)?;
     'frames: for number in 0..segment.frame_count() {
         let frame = segment.frame(number)?;
         for record in frame.records() {

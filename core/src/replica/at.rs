@@ -140,7 +140,7 @@ impl Replica {
                 .take(3)
                 .map(|p| format!("{} at sequence {} ({})", p.id, p.sequence, p.time))
                 .collect();
-            let object = format!("{at} of {}", self.info.name);
+            let object = format!("{at} of {}", self.info().name);
             return Err(Error::new(ErrorKind::NotFound, "find", object).expected(format_args!(
                 "a sequence up to {} or a point; the newest are [{}]",
                 self.catalog.last_sequence(),

@@ -87,7 +87,7 @@ impl Replica {
     pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
         if from > to {
-            return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &self.info.name)
+            return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &self.info().name)
                 .expected("the earlier state first")
                 .found(format_args!("sequences {from} and {to}")));
         }
@@ -127,7 +127,7 @@ impl Replica {
             let is_log = summary.kind == SegmentKind::Log;
             let whole = summary.first_sequence > from && summary.last_sequence <= to;
             if exact && !whole && !is_log {
-                return Err(Error::new(ErrorKind::NotFound, "list changes of", &self.info.name)
+                return Err(Error::new(ErrorKind::NotFound, "list changes of", &self.info().name)
                     .message(format_args!(
                         "sequences {} to {} were merged and cannot be told apart",
                         summary.first_sequence, summary.last_sequence

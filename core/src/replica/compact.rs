@@ -66,6 +66,9 @@ pub struct CompactOptions {
     /// Whether to fold every state that the policy does not keep, even if that saves few bytes.
     /// Default false: such a state goes when folding it pays.
     pub fold_all: bool,
+    /// Whether to rewrite what was folded before under an earlier volume key. Default false: that
+    /// moves to the newest key when it is folded again. Logs move when they are folded.
+    pub rekey: bool,
     /// Directory for temporary files, with room for the largest fold twice. Default: the directory
     /// of the system for temporary files.
     pub scratch: Option<PathBuf>,
@@ -139,7 +142,7 @@ impl Replica {
         if ahead <= CLOCK_AHEAD_MAX {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Unavailable, "compact", &self.info.name)
+        Err(Error::new(ErrorKind::Unavailable, "compact", &self.info().name)
             .message(
                 "the clock is far ahead of the newest catalog version, so no age is certain; if the clock is right and \
                  the source is off, accept the clock",
@@ -247,8 +250,12 @@ impl Run<'_> {
     fn folds(&mut self, plan: &RetentionPlan) -> Result<()> {
         let entries = self.replica.catalog().segments().to_vec();
         let size = |fold: &Fold| stored_bytes(&entries[fold.segments.clone()]);
-        self.total = plan.folds.iter().fold(0, |sum, fold| size(fold).saturating_add(sum));
-        for fold in &plan.folds {
+        let mut folds = plan.folds.clone();
+        if self.options.rekey {
+            folds.extend(self.under_earlier_keys(&entries, &plan.folds)?);
+        }
+        self.total = folds.iter().fold(0, |sum, fold| size(fold).saturating_add(sum));
+        for fold in &folds {
             self.go_on()?;
             let inputs = &entries[fold.segments.clone()];
             match self.fold(fold, inputs) {
@@ -268,6 +275,21 @@ impl Run<'_> {
             self.done = self.done.saturating_add(size(fold));
         }
         Ok(())
+    }
+
+    /// Returns what rewrites the merged segments and images that are under an earlier volume key, and
+    /// that no other fold replaces. A log stays: it has states that only its own bytes can show.
+    fn under_earlier_keys(&self, entries: &[SegmentEntry], folds: &[Fold]) -> Result<Vec<Fold>> {
+        let newest = self.replica.keys().newest().map(|key| key.id());
+        let mut found = Vec::new();
+        for (at, entry) in entries.iter().enumerate() {
+            let (kind, reason, segments) = (entry.summary.kind, FoldReason::Key, at..at + 1);
+            let stays = folds.iter().any(|f| f.segments.contains(&at)) || kind == SegmentKind::Log;
+            if !stays && self.replica.open_entry(entry)?.key_id() != newest {
+                found.push(Fold { segments, kind, reason, points_dropped: Vec::new() });
+            }
+        }
+        Ok(found)
     }
 
     /// Returns `Unavailable` if the caller wants the compaction to end.
@@ -367,7 +389,7 @@ impl Run<'_> {
             Watched { sink: FileSink::create(&SystemFiles, &path)?, go_on: &|| self.go_on() };
         let segments: Vec<_> = segments.iter().collect();
         let (key, clock) = (self.replica.keys().newest(), &**self.replica.clock());
-        let (_, summary, _) = merge(&segments, kind, sink, compression, key, clock)?;
+        let (_, summary, _) = merge(&segments, kind, sink, compression, key.as_ref(), clock)?;
         Ok((path, summary))
     }
 

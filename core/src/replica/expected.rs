@@ -157,7 +157,7 @@ impl Replica {
     }
 
     fn too_old(&self, message: &str) -> Error {
-        let (volume, vault) = (&self.info.name, self.store.name());
+        let (volume, vault) = (&self.info().name, self.store().name());
         Error::new(ErrorKind::Diverged, "read", format_args!("{volume} in {vault}"))
             .message(message)
     }

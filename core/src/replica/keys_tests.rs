@@ -142,7 +142,7 @@ fn to_version_1(rig: &Rig) {
     let objects = key_objects(rig);
     let replica = rig.vault.replica("disk").expect("open");
     let volume_key = replica.keys().newest().expect("encrypted");
-    let old = wrap_version_1(&key(1), volume_key, &*rig.clock);
+    let old = wrap_version_1(&key(1), &volume_key, &*rig.clock);
     rig.store.put(&format!("volumes/disk/keys/{id}"), &old).expect("put");
     objects.iter().for_each(|object| rig.store.delete(object).expect("delete"));
 }
@@ -304,7 +304,7 @@ fn promise_10_nothing_of_an_encrypted_volume_can_be_read_in_the_vault() {
     let point = At::Point(PointId([2; 16]));
     replica.pin(&point, PinUntil::Forever, "the audit of may").expect("pin");
     replica.record_verdict(&point, VerdictKind::Integrity, true, "all is well").expect("verdict");
-    let volume_key = replica.keys().newest().expect("encrypted").clone();
+    let volume_key = replica.keys().newest().expect("encrypted");
     let secrets: [&[u8]; 7] = [
         &SECRET[..16],
         b"quarter-end",
@@ -435,6 +435,16 @@ fn promise_10_an_unencrypted_version_is_ignored_if_there_is_a_key() {
     assert_eq!(replica.catalog().version(), number - 1);
     assert!(replica.catalog().source().is_none_or(|source| source.host != "thief"));
     assert!(replica.notes().expect("notes").iter().any(|note| note.contains(&object)));
+    // Nor is a snapshot, where a reader begins that has seen nothing before.
+    while catalog.version() < SNAPSHOT_EVERY {
+        catalog.append(&thief, vec![CatalogEdit::Source(thief.clone())]).expect("append");
+    }
+    let (_, mut snapshot) = newest_version(&forger);
+    mend_catalog_version(&mut snapshot, rig.info.id, 2 * SNAPSHOT_EVERY, [0; 32]);
+    let object = format!("volumes/disk/catalog/{:016x}", 2 * SNAPSHOT_EVERY);
+    rig.store.put(&object, &snapshot).expect("put");
+    let replica = rig.vault.replica("disk").expect("it is ignored");
+    assert_eq!(replica.catalog().version(), number - 1);
 }
 
 #[test]

@@ -15,6 +15,8 @@ mod keys_tests;
 mod layers;
 mod overlay;
 mod point;
+#[cfg(test)]
+mod rekey_tests;
 mod restore;
 pub(crate) mod retention;
 #[cfg(test)]
@@ -70,21 +72,18 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
 /// One volume in a vault, as of the catalog version read last. May be used from any thread.
 #[derive(Clone)]
 pub struct Replica {
-    store: Arc<dyn Store>,
-    info: VolumeInfo,
-    keys: KeyRing,
     catalog: Catalog,
 }
 
 impl Replica {
     /// Returns what the vault records of the volume.
     pub fn info(&self) -> &VolumeInfo {
-        &self.info
+        &self.catalog.info
     }
 
     /// Returns the keys that open its segments.
     pub fn keys(&self) -> &KeyRing {
-        &self.keys
+        &self.catalog.keys
     }
 
     /// Returns its catalog.
@@ -101,12 +100,12 @@ impl Replica {
     /// the old source wrote after it. Nothing can be pinned or folded in it. `NotFound` lists the
     /// branches.
     pub fn branch(&self, epoch: Epoch) -> Result<Self> {
-        Ok(Self { catalog: self.catalog.of_branch(epoch)?, ..self.clone() })
+        Ok(Self { catalog: self.catalog.of_branch(epoch)? })
     }
 
     /// Returns the volume as it will be after a division; nothing is written.
     pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
-        Ok(Self { catalog: self.catalog.divided(division)?, ..self.clone() })
+        Ok(Self { catalog: self.catalog.divided(division)? })
     }
 
     /// Drops a branch: its objects are retired, and retention deletes them when their grace is
@@ -134,11 +133,11 @@ impl Replica {
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        self.catalog.vault.store()
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        self.catalog.clock()
+        self.catalog.vault.clock()
     }
 
     pub(crate) fn catalog_mut(&mut self) -> &mut Catalog {
@@ -153,12 +152,12 @@ impl Replica {
     /// Opens a segment of the catalog; errors name its object. `Corrupt` if it is of a volume of
     /// another size, so that nothing reaches past the volume's end.
     pub fn open_segment(&self, object: &str) -> Result<Segment> {
-        self.opened(ObjectSource::open(&self.store, object)?)
+        self.opened(ObjectSource::open(self.store(), object)?)
     }
 
     pub(super) fn opened(&self, source: Box<dyn SegmentSource>) -> Result<Segment> {
-        let segment = Segment::open(source, &self.keys)?;
-        let (expected, found) = (self.info.device_bytes, segment.params().device_bytes);
+        let segment = Segment::open(source, self.keys())?;
+        let (expected, found) = (self.info().device_bytes, segment.params().device_bytes);
         if found != expected {
             return Err(Error::new(ErrorKind::Corrupt, "open segment", segment.name())
                 .expected(format_args!("a volume of {expected} bytes"))
@@ -177,7 +176,7 @@ impl Replica {
                 entry.summary.kind == SegmentKind::Image && entry.summary.last_sequence <= sequence
             })
             .unwrap_or(0);
-        let remote = self.store.local_path(layout::MARKER).is_none();
+        let remote = self.store().local_path(layout::MARKER).is_none();
         let many = end - start > TAILS_MAX;
         parallel::each(&entries[start..end], remote, |entry| {
             let segment = self.open_entry(entry)?;
@@ -191,7 +190,7 @@ impl Replica {
     /// Returns when an object of the volume arrived in the vault: the time of its file, or `None`
     /// if objects are no local files. The catalog does not record it.
     pub fn arrived(&self, object: &str) -> Option<Timestamp> {
-        let modified = self.store.local_path(object)?.metadata().ok()?.modified().ok()?;
+        let modified = self.store().local_path(object)?.metadata().ok()?.modified().ok()?;
         let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
         i64::try_from(since.as_nanos()).ok().map(Timestamp)
     }
@@ -203,7 +202,7 @@ impl Replica {
         wanted: &mut dyn FnMut(&SegmentSummary) -> bool,
         work: &mut dyn FnMut(&SegmentSummary, Option<Segment>) -> Result<()>,
     ) -> Result<()> {
-        let remote = self.store.local_path(layout::MARKER).is_none();
+        let remote = self.store().local_path(layout::MARKER).is_none();
         for entries in self.catalog.segments().chunks(OPENED_MAX) {
             let entries: Vec<_> = entries.iter().map(|e| (e, wanted(&e.summary))).collect();
             let opened = parallel::each(&entries, remote, |(entry, wanted)| {
@@ -219,7 +218,7 @@ impl Replica {
     /// Opens the segment that an entry of the catalog describes; any other is an error.
     pub(super) fn open_entry(&self, entry: &SegmentEntry) -> Result<Segment> {
         let (object, length) = (&entry.object, entry.summary.stored_bytes);
-        let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
+        let segment = self.opened(ObjectSource::open_sized(self.store(), object, length)?)?;
         entry.check(&segment)?;
         Ok(segment)
     }
@@ -243,14 +242,14 @@ impl Vault {
         }
         let info = self.volume(name)?;
         let keys = self.keys(&info)?;
-        self.open_replica(info, keys)
+        Ok(Replica { catalog: self.catalog(&info, &keys)? })
     }
 
     /// Opens the replica of a volume with keys that the caller has already, so that a rotated
     /// key-encryption key does not matter. `Corrupt` if another volume has its name since.
     pub(crate) fn replica_with_keys(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {
         self.check_recorded(known)?;
-        self.open_replica(known.clone(), keys.clone())
+        Ok(Replica { catalog: self.catalog(known, keys)? })
     }
 
     /// Opens the replica as of the newest catalog version before the first that is missing or follows
@@ -259,13 +258,6 @@ impl Vault {
     /// For a source that knows that the vault went back: to others a missing version is damage.
     pub(crate) fn replica_up_to_gap(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {
         self.check_recorded(known)?;
-        let catalog = self.catalog_up_to_gap(known, keys)?;
-        let (info, keys) = (known.clone(), keys.clone());
-        Ok(Replica { store: self.store().clone(), info, keys, catalog })
-    }
-
-    fn open_replica(&self, info: VolumeInfo, keys: KeyRing) -> Result<Replica> {
-        let catalog = self.catalog(&info, &keys)?;
-        Ok(Replica { store: self.store().clone(), info, keys, catalog })
+        Ok(Replica { catalog: self.catalog_up_to_gap(known, keys)? })
     }
 }

@@ -164,7 +164,7 @@ impl Replica {
         if at < left.len() {
             return Ok((left.swap_remove(at), why));
         }
-        Err(Error::new(ErrorKind::NotFound, "find newest-good of", &self.info.name)
+        Err(Error::new(ErrorKind::NotFound, "find newest-good of", &self.info().name)
             .expected("a point that no check found bad")
             .found("none"))
     }

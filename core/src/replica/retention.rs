@@ -64,6 +64,8 @@ pub enum FoldReason {
     Saves,
     /// The volume has more bytes than it may have.
     Budget,
+    /// A merged segment or image is encrypted with an earlier volume key.
+    Key,
 }
 
 /// Segments that can become one.

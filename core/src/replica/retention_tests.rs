@@ -154,7 +154,7 @@ impl Rig {
         };
         let key = self.keys.newest();
         let mut writer =
-            SegmentWriter::create(Vec::new(), params, key, &*self.clock).expect("create");
+            SegmentWriter::create(Vec::new(), params, key.as_ref(), &*self.clock).expect("create");
         for body in bodies {
             self.sequence += 1;
             if let Body::Write { offset, data } = body {

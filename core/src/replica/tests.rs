@@ -74,9 +74,13 @@ impl Rig {
             compression: Compression::Zstd(1),
             frame_bytes: 8192,
         };
-        let mut writer =
-            SegmentWriter::create(Vec::new(), params, replica.keys().newest(), &*self.clock)
-                .expect("create");
+        let mut writer = SegmentWriter::create(
+            Vec::new(),
+            params,
+            replica.keys().newest().as_ref(),
+            &*self.clock,
+        )
+        .expect("create");
         records.iter().for_each(|record| writer.append(record).expect("append"));
         let (bytes, summary) = writer.close(None).expect("close");
         self.chain = summary.chain;

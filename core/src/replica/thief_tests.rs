@@ -64,7 +64,7 @@ fn refused(rig: &Rig, volume: &str) -> Error {
 /// Wraps the volume's key as version 2 did, which bound it to identities alone.
 fn wrap_as_version_2(rig: &Rig, volume: &str) {
     let keys = rig.store.list(&layout::keys_prefix(volume)).expect("list");
-    let key = rig.vault.replica("disk").expect("open").keys().newest().expect("key").clone();
+    let key = rig.vault.replica("disk").expect("open").keys().newest().expect("key");
     let wrapping = WrappingKey::from_bytes(KEY);
     replace(rig, &keys[0].name, &wrap_version_2(&wrapping, &key, rig.info.id, &*rig.clock));
 }

@@ -54,13 +54,14 @@ impl Replica {
             .fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
         let mut report =
             VerifyReport { points: self.points().len() as u64, ..VerifyReport::default() };
-        let mut previous = None;
+        let newest = self.keys().newest().map(|key| key.id());
+        let (mut previous, mut earlier_keys) = (None, 0_u64);
         for (at, entry) in entries.iter().enumerate() {
             if begins_branch(catalog, at) {
                 previous = None;
             }
             let object = &entry.object;
-            let check = || -> Result<()> {
+            let mut check = || -> Result<()> {
                 if let Some(chain) = previous.filter(|chain| *chain != entry.summary.previous) {
                     return Err(Error::new(ErrorKind::Corrupt, "verify chain at", object)
                         .expected(format_args!("a segment after {chain}"))
@@ -76,11 +77,13 @@ impl Replica {
                         .expected("the segment that the catalog describes")
                         .found("another"));
                 }
-                if segment.key_id() != self.info.key_id {
+                // It opened, so its key is one of the volume's.
+                if segment.key_id().is_some() != newest.is_some() {
                     return Err(Error::new(ErrorKind::Corrupt, "verify", object)
-                        .expected("the key that the volume demands")
-                        .found("another, or none"));
+                        .expected("an encrypted segment if the volume is encrypted")
+                        .found("another"));
                 }
+                earlier_keys += u64::from(segment.key_id() != newest);
                 segment.verify()
             };
             if let Err(error) = check() {
@@ -90,18 +93,20 @@ impl Replica {
             report.segments += 1;
             report.bytes = report.bytes.saturating_add(entry.summary.stored_bytes);
             if !progress(report.bytes, total) {
-                return Err(Error::new(ErrorKind::Unavailable, "verify", &self.info.name)
+                return Err(Error::new(ErrorKind::Unavailable, "verify", &self.info().name)
                     .message("it was cancelled"));
             }
         }
         let published: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
         let retired = catalog.retired();
-        for info in self.store().list(&layout::segments_prefix(&self.info.name))? {
+        for info in self.store().list(&layout::segments_prefix(&self.info().name))? {
             if !published.contains(&info.name) && !retired.contains_key(&info.name) {
                 report.strays.push(info.name);
             }
         }
         report.notes = self.notes()?;
+        let note = || format!("{earlier_keys} segments are encrypted with earlier volume keys");
+        report.notes.extend((earlier_keys > 0).then(note));
         Ok(report)
     }
 
@@ -109,8 +114,8 @@ impl Replica {
     /// a mirror. One request.
     pub fn notes(&self) -> Result<Vec<String>> {
         let mut notes = self.catalog.gate_notes();
-        let mark = layout::shredded(&self.info.name);
-        if self.store.head(&mark)?.is_some() {
+        let mark = layout::shredded(&self.info().name);
+        if self.store().head(&mark)?.is_some() {
             notes.push(format!("{mark}: it is ignored: the volume can be read"));
         }
         Ok(notes)

@@ -25,7 +25,7 @@ impl Replica {
             _ => self.resolve(at)?,
         };
         let segments = self.segments_through(sequence)?;
-        View::from_segments(&self.info, segments, sequence, options)
+        View::from_segments(self.info(), segments, sequence, options)
     }
 }
 

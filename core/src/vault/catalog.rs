@@ -4,7 +4,8 @@
 //! whole content, so that a reader needs the newest of those and the versions after it. The number of
 //! the next version is one higher, unless a version announces a later snapshot. A version
 //! names the hash of the object before it and, with a volume key, is encrypted with a key derived
-//! from it.
+//! from the newest one. A handle that reads a version under a newer key than it has looks for that
+//! key in the vault, and uses it from then on.
 //!
 //! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; objects at the end that
 //! nobody with the key has made are ignored (`intruders`); only the source that took the volume last
@@ -29,13 +30,13 @@ use super::edit::{CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceIns
 use super::lifecycle::Step;
 use super::losses::VolumeLosses;
 use super::version::{self, VERSION_BYTES_MAX, Version, VersionId};
-use super::versions::{SNAPSHOT_EVERY, VersionNames};
-use super::{amendment, layout};
-use crate::clock::{Clock, random_bytes};
+use super::versions::{SNAPSHOT_EVERY, VersionNames, is_snapshot};
+use super::{Vault, VolumeInfo, amendment, layout};
+use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::VolumeKey;
-use crate::store::{PutOutcome, Store, delete_unlocked, get_all};
-use crate::units::{Epoch, VolumeId};
+use crate::journal::KeyRing;
+use crate::store::{PutOutcome, delete_unlocked, get_all};
+use crate::units::Epoch;
 
 /// Highest number of a version. A volume that gets a thousand versions a second takes longer than
 /// the sun will.
@@ -48,12 +49,15 @@ const RACES_MAX: u32 = 16;
 /// It dereferences to its [`CatalogContent`], which answers all questions about the volume.
 #[derive(Clone)]
 pub struct Catalog {
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
     losses: Arc<VolumeLosses>,
     /// Losses that this writer knows of.
     losses_seen: u64,
-    key: Option<VolumeKey>,
+    /// Where keys that are drawn later are found.
+    pub(crate) vault: Vault,
+    pub(crate) info: VolumeInfo,
+    pub(crate) keys: KeyRing,
+    /// Generation of the key of the version that was read last: no later one has an earlier key.
+    pub(super) generation: u32,
     /// The session that publishes through this handle.
     session: Option<PublishingSession>,
     version: u64,
@@ -110,7 +114,7 @@ impl Object {
 enum NotPut {
     /// Another object has its number: perhaps the same version, put by an earlier try whose answer
     /// was lost.
-    Taken { found: Read, is_ours: bool },
+    Taken { found: Box<Read>, is_ours: bool },
     /// An object that nobody with the key has made has its number.
     Intruded,
     /// It was written, and is no part of the catalog: others went on far beyond it.
@@ -129,26 +133,21 @@ impl From<Error> for NotPut {
 
 impl Catalog {
     /// Returns version 0 of the catalog, which lists nothing, before anything of it is read.
-    pub(super) fn unread(
-        store: &Arc<dyn Store>,
-        clock: &Arc<dyn Clock>,
-        losses: Arc<VolumeLosses>,
-        volume_name: &str,
-        volume: VolumeId,
-        key: Option<&VolumeKey>,
-    ) -> Self {
+    pub(crate) fn unread(vault: &Vault, info: &VolumeInfo, keys: &KeyRing) -> Self {
+        let losses = vault.losses.of(&info.name);
         Self {
-            store: store.clone(),
-            clock: clock.clone(),
             losses_seen: losses.reported(),
             losses,
-            key: key.cloned(),
+            vault: vault.clone(),
+            info: info.clone(),
+            keys: keys.clone(),
+            generation: 0,
             session: None,
             version: 0,
             next: 1,
             known: Object::default(),
             checked: None,
-            content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
+            content: CatalogContent::empty(info.id, layout::catalog_prefix(&info.name)),
             gates: Vec::new(),
             gated: None,
             intruders: Intruders::default(),
@@ -179,10 +178,6 @@ impl Catalog {
         if let Some(session) = &other.session {
             self.begin_session(session.instance.clone(), &session.before);
         }
-    }
-
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
     }
 
     /// Returns the name of a version's object.
@@ -222,7 +217,7 @@ impl Catalog {
     /// `Full` at a limit. `Changed` if the catalog changed so that the edits no longer fit: nothing
     /// was written, plan again. After any other failure the edits may have been written.
     pub fn amend(&mut self, edits: &[CatalogEdit], valid: &dyn Fn() -> Result<()>) -> Result<()> {
-        let author = random_bytes(&*self.clock);
+        let author = random_bytes(&*self.vault.clock);
         self.refresh()?;
         for _ in 0..RACES_MAX {
             let undo = self.content.apply_all(edits.iter().cloned(), amendment::check)?;
@@ -248,12 +243,7 @@ impl Catalog {
     /// Returns the catalog as of version `number`, to read. `Corrupt` if that version, or one before
     /// it back to the newest snapshot, is missing.
     pub fn past(&self, number: u64) -> Result<Self> {
-        let content = CatalogContent::empty(self.content.volume, self.content.prefix.clone());
-        let (version, next, known, session) = (0, 1, Object::default(), None);
-        let checked = None;
-        let (gates, gated) = (Vec::new(), None);
-        let mut past =
-            Self { session, version, next, known, checked, content, gates, gated, ..self.clone() };
+        let mut past = Self::unread(&self.vault, &self.info, &self.keys);
         past.read_to(&self.listed()?, number)?;
         Ok(past)
     }
@@ -321,7 +311,7 @@ impl Catalog {
 
     /// Returns the hash of version `number` in the vault; `None` if the vault does not have it.
     pub(crate) fn hash_of(&self, number: u64) -> Result<Option<[u8; 32]>> {
-        match get_all(&*self.store, &self.object(number), VERSION_BYTES_MAX) {
+        match get_all(&*self.vault.store, &self.object(number), VERSION_BYTES_MAX) {
             Ok(bytes) => Ok(Some(version::hash(&bytes))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -439,7 +429,7 @@ impl Catalog {
         match not_put {
             NotPut::Failed(error) | NotPut::Diverged(error) => Err(error),
             NotPut::Taken { found, is_ours } => {
-                self.apply_read(found, number)?;
+                self.apply_read(*found, number)?;
                 Ok(is_ours)
             }
             NotPut::Intruded => {
@@ -470,14 +460,16 @@ impl Catalog {
         } else {
             Cow::Borrowed(edits)
         };
-        let encryption = self.key.as_ref().map(|key| (key, &*self.clock));
+        let newest = self.keys.all().pop();
+        let encryption = newest.as_ref().map(|(of, key)| (*of, key, &*self.vault.clock));
         let bytes = version::encode(self.id(number), self.known.hash, author, &edits, encryption);
         let object = self.object(number);
-        let put = || self.store.put(&object, &bytes);
+        let put = || self.vault.store.put(&object, &bytes);
         match self.losses.publish(&mut self.losses_seen, lists_segments, &object, put)? {
             PutOutcome::Created => {
                 let put = Object::of(&bytes);
                 self.check_part(number, put.hash)?;
+                self.generation = newest.map_or(0, |(of, _)| of);
                 Ok(put)
             }
             PutOutcome::AlreadyExists => {
@@ -490,7 +482,7 @@ impl Catalog {
                 if is_ours {
                     self.check_part(number, found.object.hash)?;
                 }
-                Err(NotPut::Taken { found, is_ours })
+                Err(NotPut::Taken { found: Box::new(found), is_ours })
             }
         }
     }
@@ -514,8 +506,8 @@ impl Catalog {
                 Err(error) => return Err(error.into()),
             };
             // Whoever may not delete it goes beyond it.
-            if self.store.may_delete() {
-                delete_unlocked(&*self.store, &[self.object(number)])?;
+            if self.vault.store.may_delete() {
+                delete_unlocked(&*self.vault.store, &[self.object(number)])?;
             }
             return Err(NotPut::Diverged(diverged));
         }
@@ -548,11 +540,11 @@ impl Catalog {
     /// [`EXCHANGE`] of the last look, `checked`, without a request that fails.
     fn check_same(&mut self, names: &VersionNames, checked: Option<Duration>) -> Result<()> {
         let Object { length, checksum, .. } = self.known;
-        let now = self.clock.elapsed();
+        let now = self.vault.clock.elapsed();
         let is_sure = checked.is_some_and(|at| now.saturating_sub(at) < EXCHANGE);
         if self.version != 0 && names.has(self.version) && !is_sure {
             let range = length - checksum.len() as u64..length;
-            if self.store.get(&self.object(self.version), range)? != checksum {
+            if self.vault.store.get(&self.object(self.version), range)? != checksum {
                 return Err(self.diverged("another one of that length"));
             }
         }
@@ -633,7 +625,7 @@ impl Catalog {
     /// known, are ignored.
     fn listed(&self) -> Result<VersionNames> {
         let prefix = &self.content.prefix;
-        let mut names = VersionNames::of(prefix, &self.store.list(prefix)?);
+        let mut names = VersionNames::of(prefix, &self.vault.store.list(prefix)?);
         self.intruders.leave_out(&mut names);
         if names.newest() > VERSIONS_MAX {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
@@ -647,7 +639,13 @@ impl Catalog {
     /// next one.
     fn apply_read(&mut self, found: Read, number: u64) -> Result<()> {
         let Read { version, object } = found;
-        let (whole, next) = (is_snapshot(number), self.next_after(number, &version.edits)?);
+        if version.generation < self.generation {
+            return Err(Error::new(ErrorKind::Corrupt, "read catalog", self.object(number))
+                .expected(format_args!("generation {} of the volume key", self.generation))
+                .found(version.generation));
+        }
+        let (whole, generation) = (is_snapshot(number), version.generation);
+        let next = self.next_after(number, &version.edits)?;
         assert!(number == self.version + 1 || whole && number > self.version);
         if version.previous != self.known.hash && !(whole && self.version + 1 != number) {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", self.object(number))
@@ -661,6 +659,7 @@ impl Catalog {
             let _kept = self.content.apply_all(version.edits, |_, _| Ok(()))?;
         }
         (self.version, self.next, self.known) = (number, next, object);
+        self.generation = generation;
         Ok(())
     }
 
@@ -668,10 +667,19 @@ impl Catalog {
     fn read(&self, number: u64, length: Option<u64>) -> Result<Read> {
         let object = self.object(number);
         let bytes = match length {
-            Some(length) if length <= VERSION_BYTES_MAX => self.store.get(&object, 0..length)?,
-            _ => get_all(&*self.store, &object, VERSION_BYTES_MAX)?,
+            Some(length) if length <= VERSION_BYTES_MAX => {
+                self.vault.store.get(&object, 0..length)?
+            }
+            _ => get_all(&*self.vault.store, &object, VERSION_BYTES_MAX)?,
         };
-        let version = version::decode(&bytes, &object, self.id(number), self.key.as_ref())?;
+        let decode = || version::decode(&bytes, &object, self.id(number), &self.keys);
+        let version = match decode() {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                self.learn_key_of(&bytes, number)?;
+                decode()?
+            }
+            decoded => decoded?,
+        };
         Ok(Read { version, object: Object::of(&bytes) })
     }
 
@@ -692,7 +700,7 @@ impl Catalog {
     /// Removes versions that no reader needs. A failure costs nothing but space.
     fn forget_old_versions(&self) {
         let first_kept = self.first_kept();
-        if first_kept == 0 || !self.store.may_delete() {
+        if first_kept == 0 || !self.vault.store.may_delete() {
             return;
         }
         let names = self.listed().unwrap_or_default();
@@ -702,7 +710,7 @@ impl Catalog {
         let first_kept = first_kept.min(snapshots.last().unwrap_or(0));
         let old = names.numbers().filter(|number| *number < first_kept);
         let old: Vec<_> = old.map(|number| self.object(number)).collect();
-        let _ = delete_unlocked(&*self.store, &old);
+        let _ = delete_unlocked(&*self.vault.store, &old);
     }
 }
 
@@ -719,8 +727,4 @@ fn takes(source: &SourceIdentity, edits: &[CatalogEdit]) -> bool {
         Some(CatalogEdit::Divide(division)) => division.source.id == source.id,
         _ => false,
     }
-}
-
-fn is_snapshot(number: u64) -> bool {
-    number.is_multiple_of(SNAPSHOT_EVERY)
 }

@@ -7,27 +7,29 @@
 use super::Vault;
 use super::record::{VolumeInfo, binding, decode_volume, encode_volume, properties};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::KeyRing;
+use crate::journal::{KeyRing, VolumeKey};
+use crate::units::KeyId;
 
-/// The record of a volume and its wrapped key.
+/// The record of a volume and its wrapped keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keepsake {
     /// The record, as the vault has it.
     pub record: Vec<u8>,
-    /// The wrapped key; `None` if the volume is not encrypted.
-    pub wrapped: Option<Vec<u8>>,
+    /// Generation, id and wrapped form of each key, oldest first; empty if the volume is not
+    /// encrypted.
+    pub wrapped: Vec<(u32, KeyId, Vec<u8>)>,
 }
 
 impl Vault {
-    /// Makes a keepsake of an open volume. `None` if its key cannot be wrapped, because the vault
+    /// Makes a keepsake of an open volume. `None` if its keys cannot be wrapped, because the vault
     /// was opened without a key-encryption key.
     pub(crate) fn keepsake(&self, info: &VolumeInfo, keys: &KeyRing) -> Option<Keepsake> {
-        let properties = properties(info);
-        let wrapped = match (keys.newest(), &self.wrapping_key) {
-            (None, _) => None,
-            (Some(key), Some(by)) => Some(by.wrap(key, &binding(info, &properties), &*self.clock)),
-            (Some(_), None) => return None,
+        let wrap = |(generation, key): &(u32, VolumeKey)| {
+            let properties = properties(info, *generation);
+            let by = self.wrapping_key.as_ref()?;
+            Some((*generation, key.id(), by.wrap(key, &binding(info, &properties), &*self.clock)))
         };
+        let wrapped = keys.all().iter().map(wrap).collect::<Option<_>>()?;
         Some(Keepsake { record: encode_volume(info), wrapped })
     }
 
@@ -40,10 +42,16 @@ impl Vault {
         file: &str,
     ) -> Result<(VolumeInfo, KeyRing)> {
         let info = decode_volume(name, &kept.record, file)?;
-        let keys = match (info.key_id, &kept.wrapped, &self.wrapping_key) {
-            (None, None, None) => KeyRing::default(),
-            (Some(id), Some(wrapped), Some(by)) => {
-                by.unwrap(wrapped, &binding(&info, &properties(&info)), id, file)?.into()
+        let keys = KeyRing::default();
+        match (info.key_id, &kept.wrapped[..], &self.wrapping_key) {
+            (None, [], None) => {}
+            (Some(first), [_, ..], Some(by)) => {
+                for (generation, id, wrapped) in &kept.wrapped {
+                    let id = if *generation == 1 { first } else { *id };
+                    let properties = properties(&info, *generation);
+                    let key = by.unwrap(wrapped, &binding(&info, &properties), id, file)?;
+                    keys.insert(*generation, key);
+                }
             }
             _ => {
                 let name = |yes| if yes { "a key-encryption key" } else { "no key" };
@@ -51,7 +59,7 @@ impl Vault {
                     .expected(name(info.key_id.is_some()))
                     .found(name(self.wrapping_key.is_some())));
             }
-        };
+        }
         Ok((info, keys))
     }
 }

@@ -76,8 +76,9 @@ pub fn keys_prefix(volume: &str) -> String {
 }
 
 /// Returns the name of a volume key that is wrapped by the key-encryption key `wrapped_by`.
-pub(super) fn wrapped_key(volume: &str, key: KeyId, wrapped_by: KeyId) -> String {
-    format!("{}{key}.{wrapped_by}", keys_prefix(volume))
+pub(super) fn wrapped_key(volume: &str, generation: u32, key: KeyId, wrapped_by: KeyId) -> String {
+    let later = if generation > 1 { format!(".{generation:08x}") } else { String::new() };
+    format!("{}{key}.{wrapped_by}{later}", keys_prefix(volume))
 }
 
 /// Returns the name of the object that says that a volume was shredded.

@@ -19,6 +19,7 @@ mod lifecycle;
 mod losses;
 pub(crate) mod pack;
 mod protected;
+mod read;
 mod record;
 mod shredded;
 mod version;
@@ -38,7 +39,7 @@ pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, Sour
 pub use history::TimelineEntry;
 pub(crate) use history::{Intervals, missing_since, unordered_at};
 pub(crate) use keepsake::Keepsake;
-pub use keys::{RotationReport, SHREDDER, ShredOptions, ShredReport};
+pub use keys::{RekeyReport, RotationReport, SHREDDER, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
 };
@@ -50,13 +51,15 @@ pub use record::mend_volume_record;
 pub use version::VersionEnvelope;
 #[cfg(any(test, feature = "testing"))]
 pub use version::mend_catalog_version;
+#[cfg(test)]
+pub(crate) use version::{VersionId, encode as encode_version};
 pub use versions::{SNAPSHOT_EVERY, VersionNames};
 
 use self::losses::Losses;
 use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{KeyRing, VolumeKey, WrappingKey};
+use crate::journal::{VolumeKey, WrappingKey};
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::VolumeId;
 
@@ -187,7 +190,7 @@ impl Vault {
                 let info = self.read_volume(name)?;
                 let mark = layout::shredded(name);
                 let is_marked = objects.iter().any(|info| info.name == mark);
-                let shredded = is_marked && keys::is_gone(&info, &objects);
+                let shredded = is_marked && Self::is_gone(&info, &objects);
                 Ok(VolumeInfo { shredded, ..info })
             })
             .collect()
@@ -214,21 +217,6 @@ impl Vault {
         Ok(VolumeInfo { shredded: self.is_shredded(&info)?, ..info })
     }
 
-    /// Reads the catalog of a volume. `Corrupt` if it lists objects of another volume: then the
-    /// directory of that one lies here.
-    pub(crate) fn catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
-        let mut catalog = self.unread_catalog(info, keys);
-        catalog.refresh()?;
-        let own = layout::volume_prefix(&info.name);
-        let listed = catalog.published().map(|entry| &entry.object);
-        let foreign = listed.chain(catalog.retired().keys()).find(|name| !name.starts_with(&own));
-        let Some(foreign) = foreign else { return Ok(catalog) };
-        let prefix = layout::catalog_prefix(&info.name);
-        Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
-            .expected(format_args!("a catalog of objects of volume {}", info.name))
-            .found(foreign))
-    }
-
     /// Checks that the vault records the volume that was opened before.
     pub(crate) fn check_recorded(&self, known: &VolumeInfo) -> Result<()> {
         let found = self.read_volume(&known.name)?;
@@ -239,48 +227,6 @@ impl Vault {
         Err(Error::new(ErrorKind::Corrupt, "read volume record", object)
             .expected(format_args!("volume {} as it was opened", known.id))
             .found(format_args!("volume {} or other properties", found.id)))
-    }
-
-    /// Reads the catalog of a volume up to the first version that is missing or follows another.
-    pub(crate) fn catalog_up_to_gap(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
-        let mut catalog = self.unread_catalog(info, keys);
-        catalog.read_up_to_gap()?;
-        Ok(catalog)
-    }
-
-    /// Accepts that versions of a volume's catalog are lost: readers and failovers go on with the last
-    /// one before the gap. Nothing is deleted, and the catalog is whole again if the versions return.
-    ///
-    /// For a vault that went back, or lost objects, after which its source put another version and was
-    /// lost itself. Returns the last version before the gap and the newest one; `None` if no version
-    /// is missing. `Corrupt` if no version can be read.
-    pub fn accept_gap(&self, name: &str) -> Result<Option<(u64, u64)>> {
-        let info = self.volume(name)?;
-        let prefix = layout::catalog_prefix(&info.name);
-        let names = VersionNames::of(&prefix, &self.store.list(&prefix)?);
-        let (from, until) = (names.end_before_gap(), names.newest());
-        if from == until {
-            return Ok(None);
-        }
-        if from == 0 {
-            return Err(Error::new(ErrorKind::Corrupt, "accept the end of", prefix)
-                .expected("a version before the gap")
-                .found(format_args!("versions up to {until}, none of which can be read")));
-        }
-        let left = self.catalog_up_to_gap(&info, &self.keys(&info)?)?;
-        if left.version() != from {
-            return Err(Error::new(ErrorKind::Corrupt, "accept the end of", prefix)
-                .expected(format_args!("version {from} that follows those before"))
-                .found("one that follows another"));
-        }
-        self.store.put(&VersionNames::gate(&prefix, from, until), b"")?;
-        Ok(Some((from, until)))
-    }
-
-    /// Returns the catalog of a volume before anything of it is read.
-    pub(crate) fn unread_catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Catalog {
-        let losses = self.losses.of(&info.name);
-        Catalog::unread(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())
     }
 
     /// Reads the record of a volume. Whether it was shredded is not asked.
@@ -320,11 +266,12 @@ impl Vault {
             extents_only,
             shredded: false,
         };
-        let wrapped = key.as_ref().map(|(key, by)| self.add_key(&info, key, by)).transpose()?;
+        let wrapped =
+            key.as_ref().map(|(key, by)| self.put_wrapping(&info, 1, key, by)).transpose()?;
         match self.store.put(&layout::volume_record(name), &encode_volume(&info))? {
             PutOutcome::Created => Ok(info),
             PutOutcome::AlreadyExists => {
-                if let Some((object, _)) = wrapped.filter(|_| self.store.may_delete()) {
+                if let Some(object) = wrapped.flatten().filter(|_| self.store.may_delete()) {
                     self.store.delete(&object)?;
                 }
                 taken("the vault has a volume of this name")

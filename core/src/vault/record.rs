@@ -59,11 +59,14 @@ impl VolumeInfo {
     }
 }
 
-/// Returns the properties that a wrapped key of the volume is bound to.
-pub(super) fn properties(info: &VolumeInfo) -> Vec<u8> {
+/// Returns the properties that a wrapped key of this generation is bound to.
+pub(super) fn properties(info: &VolumeInfo, generation: u32) -> Vec<u8> {
     let mut out = Vec::new();
     out.put_u64_le(info.device_bytes).put_u32_le(info.block_bytes).put_i64_le(info.created.0);
     out.put_u8(u8::from(info.extents_only)).put_bytes(info.name.as_bytes());
+    if generation > 1 {
+        out.put_u8(0).put_u32_le(generation);
+    }
     out
 }
 
@@ -202,7 +205,7 @@ mod tests {
             VolumeInfo { extents_only: false, ..one.clone() },
         ];
         for other in others {
-            assert_ne!(properties(&other), properties(&one), "{other:?}");
+            assert_ne!(properties(&other, 1), properties(&one, 1), "{other:?}");
             assert!(!other.is_same_volume(&one));
         }
         assert!(VolumeInfo { shredded: true, ..one.clone() }.is_same_volume(&one));

@@ -12,7 +12,7 @@ use super::edit::CatalogEdit;
 use crate::bytes::{Reader, Writer};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{VolumeKey, nonce_for};
+use crate::journal::{KeyRing, VolumeKey, nonce_for};
 use crate::units::VolumeId;
 
 /// Largest version that is read.
@@ -32,7 +32,7 @@ pub(super) const CHECKSUM_BYTES: usize = 4;
 
 /// A volume's version of some number: what its object must belong to.
 #[derive(Clone, Copy)]
-pub(super) struct VersionId {
+pub(crate) struct VersionId {
     pub volume: VolumeId,
     pub number: u64,
 }
@@ -43,6 +43,8 @@ pub(super) struct Version {
     pub previous: [u8; 32],
     /// Identity of its writer: of the source, or random.
     pub author: [u8; 16],
+    /// Generation of the volume key that encrypts it; 0 without one.
+    pub generation: u32,
     pub edits: Vec<CatalogEdit>,
 }
 
@@ -54,8 +56,8 @@ pub struct VersionEnvelope {
     pub number: u64,
     /// Hash of the version before.
     pub previous: [u8; 32],
-    /// Whether the edits are encrypted.
-    pub is_encrypted: bool,
+    /// Generation of the volume key that encrypts them; 0 without one.
+    pub generation: u32,
     author: [u8; 16],
 }
 
@@ -73,10 +75,10 @@ impl VersionEnvelope {
         whole.crc32_le()?;
         let mut from = Reader::new(content, "read catalog", object);
         from.magic(MAGIC)?;
-        let is_encrypted = from.u32_le()? != 0;
+        let generation = from.u32_le()?;
         let (volume, number) = (VolumeId(from.array()?), from.u64_le()?);
         let (previous, author) = (from.array()?, from.array()?);
-        Ok(Self { volume, number, previous, is_encrypted, author })
+        Ok(Self { volume, number, previous, generation, author })
     }
 
     /// Returns the hash of a version's bytes, which the next version names.
@@ -91,22 +93,22 @@ pub(super) fn hash(object: &[u8]) -> [u8; 32] {
 }
 
 /// Returns the bytes of a version, encrypted with a key if there is one.
-pub(super) fn encode(
+pub(crate) fn encode(
     id: VersionId,
     previous: [u8; 32],
     author: [u8; 16],
     edits: &[CatalogEdit],
-    encryption: Option<(&VolumeKey, &dyn Clock)>,
+    encryption: Option<(u32, &VolumeKey, &dyn Clock)>,
 ) -> Vec<u8> {
     let mut body = Vec::new();
     body.put_u32_le(edits.len() as u32);
     edits.iter().for_each(|edit| put_edit(&mut body, edit));
     let mut out = Vec::with_capacity(ENVELOPE_BYTES + body.len() + CHECKSUM_BYTES);
-    out.put_bytes(MAGIC).put_u32_le(u32::from(encryption.is_some()));
+    out.put_bytes(MAGIC).put_u32_le(encryption.map_or(0, |(generation, ..)| generation));
     out.put_bytes(&id.volume.0).put_u64_le(id.number).put_bytes(&previous).put_bytes(&author);
     assert_eq!(out.len(), HEAD_BYTES, "the envelope's size is the sum of its fields");
     match encryption {
-        Some((key, clock)) => {
+        Some((_, key, clock)) => {
             let key = catalog_key(key);
             let nonce = nonce_for(&key, &[&out, &body], clock);
             let tag = XChaCha20Poly1305::new(&key.into())
@@ -122,63 +124,64 @@ pub(super) fn encode(
     out
 }
 
-/// Returns whether somebody with the key made these bytes, as version `id`, whatever they say.
-pub(super) fn authenticates(bytes: &[u8], id: VersionId, key: &VolumeKey) -> bool {
+/// Returns whether somebody with one of the keys of generation `least` or later made these bytes, as
+/// version `id`, whatever they say.
+pub(super) fn authenticates(bytes: &[u8], id: VersionId, keys: &KeyRing, least: u32) -> bool {
     let Ok(envelope) = VersionEnvelope::read(bytes, "") else { return false };
     let is_meant = envelope.volume == id.volume && envelope.number == id.number;
-    is_meant && envelope.is_encrypted && open(bytes, &catalog_key(key)).is_some()
+    let is_late = envelope.generation >= least.max(1);
+    is_meant && is_late && open(bytes, envelope.generation, &keys.all()).is_some()
 }
 
-/// Decrypts the edits of a version; `None` if the key has not made it.
-fn open(bytes: &[u8], key: &[u8; 32]) -> Option<Vec<u8>> {
+/// Decrypts the edits of a version; `None` if none of the keys has made it.
+fn open(bytes: &[u8], generation: u32, keys: &[(u32, VolumeKey)]) -> Option<Vec<u8>> {
     let content = bytes.get(..bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
     let (head, rest) = content.split_at_checked(HEAD_BYTES)?;
     let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>()?;
     let (tag, body) = rest.split_first_chunk::<TAG_BYTES>()?;
-    let mut body = body.to_vec();
-    XChaCha20Poly1305::new(&(*key).into())
-        .decrypt_inout_detached(nonce.into(), head, body.as_mut_slice().into(), tag.into())
-        .ok()
-        .map(|()| body)
+    keys.iter().filter(|(of, _)| *of == generation).find_map(|(_, key)| {
+        let (mut body, cipher) = (body.to_vec(), XChaCha20Poly1305::new(&catalog_key(key).into()));
+        let content = body.as_mut_slice().into();
+        cipher.decrypt_inout_detached(nonce.into(), head, content, tag.into()).ok()?;
+        Some(body)
+    })
 }
 
-/// Reads the bytes of a version. `Corrupt` if they are not those of version `id`, `WrongKey` if
-/// they are encrypted and no key was given.
-pub(super) fn decode(
-    bytes: &[u8],
-    object: &str,
-    id: VersionId,
-    key: Option<&VolumeKey>,
-) -> Result<Version> {
+/// Reads the bytes of a version. `Corrupt` if they are not those of version `id` or none of the keys
+/// has made it, `WrongKey` if it is encrypted and there is no key.
+pub(super) fn decode(bytes: &[u8], object: &str, id: VersionId, keys: &KeyRing) -> Result<Version> {
     let bad = |at: usize| Error::new(ErrorKind::Corrupt, "read catalog", object).at(at as u64);
     let envelope = VersionEnvelope::read(bytes, object)?;
-    let VersionEnvelope { previous, author, is_encrypted, .. } = envelope;
+    let VersionEnvelope { previous, author, generation, .. } = envelope;
     if envelope.volume != id.volume || envelope.number != id.number {
         return Err(bad(VOLUME_AT)
             .expected(format_args!("version {} of volume {}", id.number, id.volume))
             .found("another version or volume"));
     }
-    let body = match (key, is_encrypted) {
-        (None, false) => bytes[ENVELOPE_BYTES..bytes.len() - CHECKSUM_BYTES].to_vec(),
-        (Some(key), true) => open(bytes, &catalog_key(key)).ok_or_else(|| {
-            bad(0).expected("the version that was encrypted here").found("another")
-        })?,
-        (None, true) => {
+    let keys = keys.all();
+    let body = match (keys.is_empty(), generation) {
+        (true, 0) => bytes[ENVELOPE_BYTES..bytes.len() - CHECKSUM_BYTES].to_vec(),
+        (true, _) => {
             return Err(Error::new(ErrorKind::WrongKey, "read catalog", object)
                 .message("the catalog is encrypted and no key was given"));
         }
-        (Some(_), false) => {
+        (false, 0) => {
             return Err(bad(FLAGS_AT)
                 .expected("an encrypted version")
                 .found("one that is not encrypted"));
         }
+        (false, _) => open(bytes, generation, &keys).ok_or_else(|| {
+            bad(0)
+                .expected("the version that was encrypted here")
+                .found(format_args!("another, under generation {generation} of the volume key"))
+        })?,
     };
     let mut from = Reader::new(&body, "read catalog", object).at_offset(ENVELOPE_BYTES as u64);
     let count = from.u32_le()?;
     let count = from.count(count, 1)?;
     let edits = (0..count).map(|_| read_edit(&mut from)).collect::<Result<_>>()?;
     from.end()?;
-    Ok(Version { previous, author, edits })
+    Ok(Version { previous, author, generation, edits })
 }
 
 /// Makes altered bytes a version that follows the one with the hash `previous`, as version `number`
@@ -216,8 +219,8 @@ mod tests {
         let encoded = |name: &str, seed: u64| {
             let edits = [CatalogEdit::Deleted(vec![name.to_owned()])];
             let clock = ManualClock::new(Timestamp(0), seed);
-            let bytes = encode(id, [3; 32], [4; 16], &edits, Some((&key, &clock)));
-            let version = decode(&bytes, "version", id, Some(&key)).expect("sound");
+            let bytes = encode(id, [3; 32], [4; 16], &edits, Some((1, &key, &clock)));
+            let version = decode(&bytes, "version", id, &key.clone().into()).expect("sound");
             assert!(version.edits == edits);
             bytes[HEAD_BYTES..][..NONCE_BYTES].to_vec()
         };

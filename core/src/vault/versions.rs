@@ -20,6 +20,10 @@ use crate::store::ObjectInfo;
 /// A version whose number is a multiple of this contains the whole content.
 pub const SNAPSHOT_EVERY: u64 = 64;
 
+pub(super) fn is_snapshot(number: u64) -> bool {
+    number.is_multiple_of(SNAPSHOT_EVERY)
+}
+
 /// The versions of a catalog, by the names of its objects.
 #[derive(Clone, Debug, Default)]
 pub struct VersionNames {

@@ -290,6 +290,7 @@ static void rotate_and_shred(hrl_key *old_key) {
     hrl_vault *with_old, *with_new;
     hrl_replica *replica = NULL;
     hrl_rotation_report rotated = HRL_INIT(hrl_rotation_report);
+    hrl_rekey_report rekeyed = HRL_INIT(hrl_rekey_report);
     hrl_shred_report shredded = HRL_INIT(hrl_shred_report);
 
     OK(hrl_key_from_bytes(bytes, sizeof bytes, &new_key));
@@ -303,6 +304,13 @@ static void rotate_and_shred(hrl_key *old_key) {
     FAILS(HRL_ERROR_WRONG_KEY, hrl_replica_open(with_old, "disk", &replica));
     CHECK(strstr(hrl_error_message(), hrl_key_id(new_key)) != NULL);
     OK(hrl_replica_open(with_new, "disk", &replica));
+    hrl_replica_free(replica);
+    replica = NULL;
+    OK(hrl_vault_rekey(with_new, "disk", &rekeyed));
+    CHECK(rekeyed.generation == 2 && !rekeyed.was_drawn);
+    FAILS(HRL_ERROR_WRONG_KEY, hrl_vault_rekey(with_old, "disk", NULL));
+    OK(hrl_replica_open(with_new, "disk", &replica));
+    OK(hrl_replica_compact(replica, NULL, HRL_COMPACT_REKEY, NULL, NULL, NULL, NULL));
     hrl_replica_free(replica);
     replica = NULL;
 

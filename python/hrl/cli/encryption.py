@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hrl import Key, KeyRotation, generate_key
+from hrl import Key, KeyRotation, VolumeRekeyed, generate_key
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.memory import forget
@@ -38,31 +38,47 @@ def rotate_key(
     volumes: Annotated[
         list[str] | None, typer.Argument(metavar="[VOLUME]...", help="Default: every encrypted volume.")
     ] = None,
+    volume_key: Annotated[
+        bool, typer.Option("--volume-key", help="Draw another volume key, too, which encrypts what is new.")
+    ] = False,
     key_file: KeyFile = None,
     new_key_file: NewKeyFile = None,
     json: Json = False,
 ) -> None:
-    """Wraps the keys of volumes anew under another key-encryption key, without rewriting data.
+    """Wraps the keys of volumes anew under another key-encryption key, and with --volume-key draws other volume keys.
 
-    Agents go on: give them the new key at their next start. If it is interrupted, run it again.
+    No data is rewritten. Agents go on: give them the new key-encryption key at their next start. With --volume-key and
+    without a new key-encryption key they need nothing. If it is interrupted, run it again.
     """
-    if key_file is None or new_key_file is None:
-        raise Refused("cannot rotate: give the old key (--key-file) and the new one (--new-key-file)", Exit.INVALID_INPUT)
+    if key_file is None or (new_key_file is None and not volume_key):
+        needed = "give the old key (--key-file) and the new one (--new-key-file), or --volume-key"
+        raise Refused(f"cannot rotate: {needed}", Exit.INVALID_INPUT)
     opened = open_vault(vault, key_file, changes="rotate-key")
+    with_new = opened if new_key_file is None else open_vault(vault, new_key_file, changes="rotate-key")
     each = EachVolume(opened, volumes)
 
-    def work(name: str) -> KeyRotation | None:
-        is_meant = volumes or opened.volume(name)["encrypted"]
-        return opened.rotate_key(name, new_key_file) if is_meant else None
+    def work(name: str) -> tuple[KeyRotation | None, VolumeRekeyed | None] | None:
+        if not volumes and not opened.volume(name)["encrypted"]:
+            return None
+        rotated = opened.rotate_key(name, new_key_file) if new_key_file else None
+        return rotated, with_new.rekey(name) if volume_key else None
 
     reports = {name: report for name, report in each.do(work).items() if report}
+    key = (new_key_file or key_file).id
     if json:
-        print_json({"key": new_key_file.id, "volumes": reports})
+        rows = {
+            name: dict(rotated or {}) | ({"volume_key": drawn} if drawn else {})
+            for name, (rotated, drawn) in reports.items()
+        }
+        print_json({"key": key, "volumes": rows})
         return each.end()
-    for name, report in reports.items():
-        say(f"{name}: {'opens' if report['wrapped'] else 'opened before'} with key {new_key_file.id}")
-        for other in report["others"]:
-            say(f"  note: another key still opens it: {other}")
+    for name, (rotated, drawn) in reports.items():
+        if rotated:
+            say(f"{name}: {'opens' if rotated['wrapped'] else 'opened before'} with key {key}")
+            for other in rotated["others"]:
+                say(f"  note: another key still opens it: {other}")
+        if drawn:
+            say(f"{name}: encrypted with volume key {drawn['key']} from now on, generation {drawn['generation']}")
     each.end()
 
 

@@ -44,6 +44,9 @@ def compact(
     fold_all: Annotated[
         bool, typer.Option("--all", help="Fold all that is not kept, even if that saves few bytes.")
     ] = False,
+    rekey: Annotated[
+        bool, typer.Option("--rekey", help="Also rewrite what was folded under an earlier volume key (rotate-key).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     accept_clock: Annotated[
         bool, typer.Option("--accept-clock", help="The clock is right, although the catalog is over 7 days old.")
@@ -64,7 +67,12 @@ def compact(
 
     def work(name: str) -> CompactReport:
         with progress_bar(f"Compacting {name}") as progress, policy_of(policy):
-            options: dict[str, Any] = {"fold_all": fold_all, "dry_run": dry_run, "accept_clock": accept_clock}
+            options: dict[str, Any] = {
+                "fold_all": fold_all,
+                "rekey": rekey,
+                "dry_run": dry_run,
+                "accept_clock": accept_clock,
+            }
             return opened.replica(name).compact(keep, progress=progress, **options)
 
     reports = each.do(work) if keep != "none" else {}

@@ -118,7 +118,7 @@ impl Continuation {
 }
 
 fn is_of(known: Known, envelope: &VersionEnvelope) -> bool {
-    envelope.volume == known.id && envelope.is_encrypted == known.is_encrypted
+    envelope.volume == known.id && (envelope.generation != 0) == known.is_encrypted
 }
 
 fn read_volume(vault: &Arc<PackedStore>, volume: &str) -> Result<Known> {

@@ -18,6 +18,7 @@ impl Catalog {
         source: &SourceIdentity,
         edits: &[CatalogEdit],
     ) -> Result<()> {
+        self.vault.put_back_keys(&self.info, &self.keys)?;
         let (listed, before) = (self.listed()?.newest(), self.next);
         let newest = listed.max(known).max(self.version).max(self.intruders.newest());
         let mut number = (newest / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;

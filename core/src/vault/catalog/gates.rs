@@ -53,19 +53,16 @@ impl Catalog {
         let names = self.listed()?;
         // The newest last: until it is gone, the gate explains what is left after a crash.
         for number in names.numbers().filter(|number| *number > self.version) {
-            self.store.delete(&self.object(number))?;
+            self.vault.store.delete(&self.object(number))?;
         }
-        self.store.delete_many(&names.gates())?;
+        self.vault.store.delete_many(&names.gates())?;
         (self.gates, self.gated) = (Vec::new(), None);
         Ok(())
     }
 
     /// Returns a segment that the catalog lists and the store does not have.
     fn missing_segment(&self) -> Result<Option<String>> {
-        let Some((volume, _)) = layout::split_volume(&self.content.prefix) else {
-            return Ok(None);
-        };
-        let there = self.store.list(&layout::segments_prefix(volume))?;
+        let there = self.vault.store.list(&layout::segments_prefix(&self.info.name))?;
         let there: HashSet<_> = there.iter().map(|info| info.name.as_str()).collect();
         let mut listed = self.published().map(|entry| &entry.object);
         Ok(listed.find(|object| !there.contains(object.as_str())).cloned())

@@ -18,6 +18,11 @@
 //! the state before it and a note. Who saw it notices: a handle, an agent's anchor and a reader's
 //! memory know its number and hash, and the vault went back for them.
 //!
+//! A version under an earlier volume key than the one before it is an intruder, too: who lost that
+//! key to a thief drew another. A version under a volume key that was drawn later is none. A reader that lacks its key looks for it
+//! in the vault, and fails with `WrongKey` if a key of that generation is there which does not open:
+//! behind a gateway no source can put one.
+//!
 //! Of more than [`INTRUDERS_MAX`] in a row a reader says `Corrupt`, until somebody removes them
 //! (`hrl vault undelete` does) or a writer that knows an earlier version goes on.
 
@@ -29,7 +34,7 @@ use super::{Catalog, NotPut, Read};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::get_all;
 use crate::sync::lock::Mutex;
-use crate::vault::version::{self, VERSION_BYTES_MAX};
+use crate::vault::version::{self, VERSION_BYTES_MAX, VersionEnvelope};
 use crate::vault::versions::{SNAPSHOT_EVERY, VersionNames};
 
 /// Most intruders that a handle ignores.
@@ -113,19 +118,49 @@ impl Catalog {
 
     /// Returns whether the object of version `number` does not authenticate, and remembers it then.
     pub(super) fn is_intruder(&self, number: u64) -> Result<bool> {
-        let Some(key) = &self.key else { return Ok(false) };
-        let bytes = match get_all(&*self.store, &self.object(number), VERSION_BYTES_MAX) {
+        if self.keys.all().is_empty() {
+            return Ok(false);
+        }
+        let bytes = match get_all(&*self.vault.store, &self.object(number), VERSION_BYTES_MAX) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             bytes => bytes?,
         };
+        let made_by_key =
+            || version::authenticates(&bytes, self.id(number), &self.keys, self.generation);
+        let mut authenticates = made_by_key();
+        if !authenticates {
+            self.learn_key_of(&bytes, number)?;
+            authenticates = made_by_key();
+        }
         let mut lengths = self.intruders.0.lengths.lock();
-        if lengths.len() >= INTRUDERS_MAX || version::authenticates(&bytes, self.id(number), key) {
+        if lengths.len() >= INTRUDERS_MAX || authenticates {
             return Ok(false);
         }
         if lengths.insert(number, bytes.len() as u64).is_none() {
             self.intruders.0.new.store(true, Ordering::Relaxed);
         }
         Ok(true)
+    }
+
+    /// Looks for the key that encrypts a version, if it is newer than those that are known: it may
+    /// have been drawn since this handle was opened. `WrongKey` if it cannot be had.
+    pub(super) fn learn_key_of(&self, bytes: &[u8], number: u64) -> Result<()> {
+        let (object, newest) = (self.object(number), self.keys.all().pop());
+        let (Some((newest, _)), Ok(envelope)) = (newest, VersionEnvelope::read(bytes, &object))
+        else {
+            return Ok(());
+        };
+        let generation = envelope.generation;
+        // Every generation but the first may have two keys.
+        if generation < newest.max(2) || envelope.number != number {
+            return Ok(());
+        }
+        self.vault.learn_keys(&self.info, &self.keys, generation).map_err(|why| match why.kind() {
+            ErrorKind::WrongKey => Error::new(ErrorKind::WrongKey, "read catalog", object)
+                .expected(format_args!("generation {generation} of the volume key"))
+                .caused_by(why),
+            _ => why,
+        })
     }
 
     /// Returns notes on the intruders that were met, for people.
