@@ -223,9 +223,9 @@ fn promise_10_an_agent_takes_another_volume_key_and_starts_with_it_without_the_v
         site.unmount();
         mark_all(&protection, 10..12);
         if killed {
-            drop(protection)
+            drop(protection);
         } else {
-            protection.stop(Duration::ZERO).expect("stop")
+            protection.stop(Duration::ZERO).expect("stop");
         }
         let protection = site.open();
         protection.wait_ordered(LIMIT).expect("dirty regions are read without the vault");
