@@ -1852,7 +1852,8 @@ hrl_status hrl_replica_pin(const struct hrl_replica *replica,
 HRL_API hrl_status hrl_replica_trust(const struct hrl_replica *replica, const char *text, uint64_t *points);
 
 /**
- * Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+ * Removes the pin of a point, or with `hold` its legal hold. Neither removes the other. Through a
+ * gateway an `admin` alone lifts a legal hold.
  * Statuses: HRL_ERROR_NOT_FOUND (no such point, or no pin), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const char *point, bool hold);

@@ -151,7 +151,8 @@ pub unsafe extern "C" fn hrl_replica_trust(
     })
 }
 
-/// Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+/// Removes the pin of a point, or with `hold` its legal hold. Neither removes the other. Through a
+/// gateway an `admin` alone lifts a legal hold.
 /// Statuses: HRL_ERROR_NOT_FOUND (no such point, or no pin), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_unpin(

@@ -1747,7 +1747,10 @@ class Replica:
         hold.
         """
     def unpin(self, point: _State, *, hold: bool = False) -> None:
-        """Removes the pin of a point, or with `hold` its legal hold. Neither removes the other."""
+        """Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+
+        Through a gateway an `admin` alone lifts a legal hold.
+        """
     def record_verdict(self, point: _State, kind: _VerdictKind, ok: bool, text: str = "") -> Verdict:
         """Stores the result of a check of a point.
 

@@ -403,6 +403,8 @@ impl Replica {
     }
 
     /// Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+    ///
+    /// Through a gateway an `admin` alone lifts a legal hold.
     #[pyo3(signature = (point, *, hold=false))]
     fn unpin(&self, py: Python<'_>, point: State, hold: bool) -> PyResult<()> {
         self.amend(py, |replica| replica.unpin(&point.0, hold))

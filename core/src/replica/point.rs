@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{MarkEntry, PointKind};
 use crate::macros::named;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
-use crate::vault::{CatalogEdit, Pin, PinUntil, SegmentEntry, Verdict, VerdictKind};
+use crate::vault::{CatalogEdit, LegalHold, Pin, PinUntil, SegmentEntry, Verdict, VerdictKind};
 
 /// A recovery point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +67,15 @@ impl RecoveryPoint {
 impl Replica {
     /// Pins a point through retention, in place of an earlier pin (or legal hold) of it. Durable
     /// when it returns. `NotFound` if there is no such point, `Full` beyond
-    /// [`PINS_MAX`](crate::vault::PINS_MAX) pins.
+    /// [`PINS_MAX`](crate::vault::PINS_MAX) pins. Through a gateway, `Denied` for a legal hold by a
+    /// source.
     pub fn pin(&mut self, at: &At, until: PinUntil, reason: &str) -> Result<Pin> {
         let point = self.find_point(at)?;
+        if until == PinUntil::LegalHold {
+            let sequence = self.resolve(&At::Point(point))?;
+            let hold = LegalHold { point, sequence, version: self.catalog.version() };
+            self.store().put(&hold.object(&self.info().name), b"")?;
+        }
         let since = self.clock().now();
         let pin = Pin { point, until, reason: reason.to_owned(), since };
         self.catalog.amend(&[CatalogEdit::Pin(pin.clone())], &|| Ok(()))?;
@@ -77,10 +83,19 @@ impl Replica {
     }
 
     /// Removes the pin of a point, or its legal hold: neither removes the other. `NotFound` if
-    /// there is none.
+    /// there is none. Through a gateway, `Denied` for a legal hold unless an `admin` lifts it.
     pub fn unpin(&mut self, at: &At, legal_hold: bool) -> Result<()> {
         let point = self.find_point(at)?;
-        self.catalog.amend(&[CatalogEdit::Unpin { point, legal_hold }], &|| Ok(()))
+        let (store, volume) = (self.store(), &self.info().name);
+        let holds = if legal_hold { LegalHold::list(&**store, volume)? } else { Vec::new() };
+        let lifted = holds.iter().filter(|hold| hold.point == point);
+        let lifted: Vec<_> = lifted.map(|hold| hold.object(volume)).collect();
+        store.delete_many(&lifted)?;
+        match self.catalog.amend(&[CatalogEdit::Unpin { point, legal_hold }], &|| Ok(())) {
+            // Somebody with the key had lifted it in the catalog alone.
+            Err(error) if error.kind() == ErrorKind::NotFound && !lifted.is_empty() => Ok(()),
+            amended => amended,
+        }
     }
 
     /// Records the verdict of a check. The last point whose checks were all good is never dropped.

@@ -8,6 +8,7 @@
 //! volumes/NAME/keys/shredded                     the marker of a shredded volume, see `shredded`
 //! volumes/NAME/catalog/VERSION                   a catalog version, 16 hexadecimal digits
 //! volumes/NAME/catalog/FROM-UNTIL                a mirror's gate, see `versions`
+//! volumes/NAME/holds/POINT-SEQUENCE-VERSION     a legal hold, see `holds`
 //! volumes/NAME/segments/eEPOCH-FIRST-LAST-SALT.hrl   a closed segment or image
 //! volumes/NAME/packs/FIRST-LAST-HASH.pack        small segments together
 //! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   of older versions; means nothing
@@ -84,6 +85,11 @@ pub(super) fn wrapped_key(volume: &str, generation: u32, key: KeyId, wrapped_by:
 /// Returns the name of the object that says that a volume was shredded.
 pub fn shredded(volume: &str) -> String {
     format!("{}shredded", keys_prefix(volume))
+}
+
+/// Returns the prefix of a volume's legal holds.
+pub fn holds_prefix(volume: &str) -> String {
+    format!("{VOLUMES}{volume}/holds/")
 }
 
 /// Returns the prefix of a volume's segments.

@@ -12,6 +12,7 @@ mod codec;
 mod content;
 mod edit;
 mod history;
+mod holds;
 mod keepsake;
 mod keys;
 pub mod layout;
@@ -38,6 +39,7 @@ pub(crate) use edit::host;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 pub use history::TimelineEntry;
 pub(crate) use history::{Intervals, missing_since, unordered_at};
+pub use holds::LegalHold;
 pub(crate) use keepsake::Keepsake;
 pub use keys::{RekeyReport, RotationReport, SHREDDER, ShredOptions, ShredReport};
 pub use lifecycle::{

@@ -24,10 +24,10 @@ use std::time::Duration;
 
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::sync::lock::{Condvar, Mutex};
-use hrl::vault::layout;
-use hrl::{Error, ErrorKind, Result};
+use hrl::vault::{LegalHold, layout};
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 use hrl_tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
-use hrl_tls::{CertificateRights, ServerAddress};
+use hrl_tls::{CertificateRights, Role, ServerAddress};
 
 use crate::http::{self, check_length, error_of, read_body, read_response, write_request};
 
@@ -43,6 +43,9 @@ const LIST_BYTES_MAX: u64 = 256 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a part of an answer, including a put through to a slow vault.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the legal holds of a volume are known without a look; the gateway decides.
+const HOLDS_KNOWN: Duration = Duration::from_secs(10);
 
 const IF_ABSENT: &str = "if-none-match";
 
@@ -92,6 +95,11 @@ pub struct RemoteStore {
     tls: Arc<ClientConfig>,
     /// Whether the role of the certificate permits deleting.
     may_delete: bool,
+    /// Whether the gateway refuses to delete what legal holds keep.
+    respects_holds: bool,
+    /// The legal holds of volumes, and when they were listed.
+    holds: Mutex<HashMap<String, (Duration, Vec<LegalHold>)>>,
+    clock: Arc<dyn Clock>,
     /// For each volume: the gateways that may have its segments in their caches.
     cached_at: Mutex<HashMap<String, HashMap<usize, CachedAt>>>,
     puts: AtomicU64,
@@ -154,13 +162,16 @@ impl RemoteStore {
         }
         let tls = hrl_tls::client_config(bundle)?;
         let rights = CertificateRights::of_file(&bundle.join("client.pem"))?;
-        let may_delete = rights.role.unwrap_or_default().deletes();
+        let role = rights.role.unwrap_or_default();
         let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
             endpoints,
             current,
             tls,
-            may_delete,
+            may_delete: role.deletes(),
+            respects_holds: role == Role::Maintainer,
+            holds: Mutex::default(),
+            clock: SystemClock::shared(),
             cached_at: Mutex::default(),
             puts,
             #[cfg(any(test, feature = "testing"))]
@@ -461,5 +472,19 @@ impl Store for RemoteStore {
 
     fn may_delete(&self) -> bool {
         self.may_delete
+    }
+
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        let Some((volume, _)) = layout::split_volume(name).filter(|_| self.respects_holds) else {
+            return Ok(false);
+        };
+        let now = self.clock.elapsed();
+        let mut known = self.holds.lock();
+        let is_known =
+            known.get(volume).is_some_and(|(at, _)| now.saturating_sub(*at) < HOLDS_KNOWN);
+        if !is_known {
+            known.insert(volume.to_owned(), (now, LegalHold::list(self, volume)?));
+        }
+        Ok(known[volume].1.iter().any(|hold| hold.keeps(name)))
     }
 }

@@ -282,6 +282,7 @@ fn destroy(
     names: &[String],
     delete: impl FnOnce() -> Result<()>,
 ) -> Result<Reply> {
+    rights::check_holds(client, &*shared.vault, names)?;
     let (audit, role) = (&shared.audit, client.role.name());
     let entry = Entry::new(audit.now(), &client.name, role, Verb::Delete.name(), names);
     audit.permit(&entry)?;

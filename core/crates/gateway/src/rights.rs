@@ -4,14 +4,17 @@
 //! |---|---|---|---|
 //! | reader | all | nothing | nothing |
 //! | source | all | segments, catalog versions; record and keys of a new volume | nothing |
-//! | maintainer | all | what a source adds, and a mirror's gates | segments, packs, catalog versions, gates |
+//! | maintainer | all | what a source adds, legal holds, and a mirror's gates | segments, packs, catalog versions, gates |
 //! | admin | all | all | all |
 //!
 //! "All" is what lies below the volumes of the client. Everybody may read the vault's marker. A
-//! client of all volumes reads the audit log, unless it is a source. No client writes to it.
+//! client of all volumes reads the audit log, unless it is a source. No client writes to it. Nobody
+//! but an `admin` deletes what a legal hold keeps.
 
-use hrl::store::check_name;
-use hrl::vault::layout;
+use std::collections::BTreeSet;
+
+use hrl::store::{Store, check_name};
+use hrl::vault::{LegalHold, layout};
 use hrl::{Error, ErrorKind, Result};
 use hrl_tls::{EnrolledClient, Role};
 
@@ -44,6 +47,7 @@ pub(crate) enum Part {
     Shredded,
     Version,
     Gate,
+    Hold,
     Segment,
     Pack,
     Other,
@@ -62,6 +66,8 @@ pub(crate) fn part_of(volume: &str, object: &str) -> Part {
         Part::Version
     } else if object.starts_with(&catalog) {
         Part::Gate
+    } else if object.starts_with(&layout::holds_prefix(volume)) {
+        Part::Hold
     } else if object.starts_with(&layout::segments_prefix(volume)) {
         Part::Segment
     } else if object.starts_with(&layout::packs_prefix(volume)) {
@@ -110,15 +116,44 @@ fn is_permitted(client: &EnrolledClient, verb: Verb, object: &str) -> bool {
         (Verb::Put, Role::Source) => {
             matches!(part, Part::Record | Part::Key | Part::Version | Part::Segment)
         }
-        (Verb::Put, Role::Maintainer) => {
-            matches!(part, Part::Record | Part::Key | Part::Version | Part::Segment | Part::Gate)
-        }
+        (Verb::Put, Role::Maintainer) => !matches!(part, Part::Shredded | Part::Pack | Part::Other),
         (Verb::Delete, Role::Maintainer) => {
             matches!(part, Part::Version | Part::Gate | Part::Segment | Part::Pack)
         }
         (Verb::Put | Verb::Delete, Role::Reader) | (Verb::Delete, Role::Source) => false,
     };
     has_right && client.has_volume(volume)
+}
+
+/// Fails with `Denied` if one of these objects is to stay for a legal hold, unless an `admin`
+/// deletes it.
+pub(crate) fn check_holds(
+    client: &EnrolledClient,
+    store: &dyn Store,
+    names: &[String],
+) -> Result<()> {
+    if client.role == Role::Admin {
+        return Ok(());
+    }
+    let volumes: BTreeSet<_> = names
+        .iter()
+        .filter_map(|name| layout::split_volume(name))
+        .map(|(volume, _)| volume)
+        .collect();
+    for volume in volumes {
+        let holds = LegalHold::list(store, volume)?;
+        let below = layout::volume_prefix(volume);
+        let mut own = names.iter().filter(|name| name.starts_with(&below));
+        if let Some(name) = own.find(|name| holds.iter().any(|hold| hold.keeps(name))) {
+            return Err(Error::new(ErrorKind::Denied, Verb::Delete.name(), name).message(
+                format_args!(
+                    "client {} ({}) has no right to delete what a legal hold keeps",
+                    client.name, client.role
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Returns whether a client may read and list an object of no volume.
@@ -139,16 +174,17 @@ mod tests {
             ("catalog/0000000000000001", Part::Version),
             ("catalog/0000000000000001-0000000000000003", Part::Gate),
             ("catalog/1", Part::Gate),
+            ("holds/one", Part::Hold),
             ("segments/one.hrl", Part::Segment),
             ("packs/one.pack", Part::Pack),
             ("notes", Part::Other),
         ];
         // Of each role what it adds and what it deletes, in the order of the parts.
         let rights = [
-            (Role::Reader, "---------", "---------"),
-            (Role::Source, "xx-x--x--", "---------"),
-            (Role::Maintainer, "xx-xxxx--", "---xxxxx-"),
-            (Role::Admin, "xxxxxxxxx", "xxxxxxxxx"),
+            (Role::Reader, "----------", "----------"),
+            (Role::Source, "xx-x---x--", "----------"),
+            (Role::Maintainer, "xx-xxxxx--", "---xxx-xx-"),
+            (Role::Admin, "xxxxxxxxxx", "xxxxxxxxxx"),
         ];
         for (role, adds, deletes) in rights {
             let client = EnrolledClient::new("c", role, &["disk".to_owned()]);

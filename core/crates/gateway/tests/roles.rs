@@ -8,11 +8,14 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, ViewOptions};
-use hrl::store::{PutOutcome, Store};
-use hrl::vault::{PinUntil, ShredOptions, Vault, VersionEnvelope, mend_catalog_version};
+use hrl::store::{DirStore, PutOutcome, Store};
+use hrl::vault::{
+    CatalogEdit, LegalHold, PinUntil, ShredOptions, Vault, VersionEnvelope, mend_catalog_version,
+};
 use hrl::{ErrorKind, Event, EventKind, Policy, ProtectionOptions, RetentionPolicy, SystemClock};
 use hrl_audit::Outcome;
 use hrl_gateway::{Gateway, GatewayOptions};
+use hrl_maintain::{MaintainOptions, Maintainer};
 use hrl_tls::{Role, enroll_without_role};
 
 use parts::{LIMIT, Site, within};
@@ -29,7 +32,7 @@ fn direct(site: &Site, key: Option<WrappingKey>) -> Vault {
     Vault::create(site.vault(), key, SystemClock::shared()).expect("vault")
 }
 
-/// Protects a disk through the gateway as a source, with retention in its policy, and takes two
+/// Protects a disk through the gateway as a source, with retention in its policy, and takes three
 /// points. Returns the disk's content and the kinds of events.
 fn live(site: &Site, gateway: &Gateway, key: Option<WrappingKey>) -> (Vec<u8>, Vec<&'static str>) {
     let disk = Arc::new(MemoryDevice::new(2 << 20));
@@ -49,7 +52,7 @@ fn live(site: &Site, gateway: &Gateway, key: Option<WrappingKey>) -> (Vec<u8>, V
         .open()
         .expect("protect");
     protection.wait_replicated(LIMIT).expect("first copy");
-    for label in ["first", "second"] {
+    for label in ["first", "second", "third"] {
         for block in 0..8 {
             let bytes = [label.as_bytes()[0]; 4096];
             protection.volume().write(block * 8192, &bytes, Durability::Cached).expect("write");
@@ -148,7 +151,7 @@ fn promise_13_a_source_changes_nothing_that_a_reader_sees() {
         }
         assert_eq!(after.len(), before.len(), "{:?}", after.keys());
         let (labels, shown) = seen(&vault);
-        assert_eq!(labels, ["first", "second"]);
+        assert_eq!(labels, ["first", "second", "third"]);
         assert!(shown == content, "the newest state is as the disk was");
         let log = site.audit();
         let denied = log.entries.iter().filter(|(.., entry)| entry.outcome == Outcome::Denied);
@@ -379,4 +382,119 @@ fn promise_13_versions_that_nobody_can_read_change_nothing_and_the_source_goes_o
     let kinds = kinds.lock().expect("lock");
     assert_eq!(kinds.iter().filter(|kind| **kind == "version-ignored").count(), 1, "{kinds:?}");
     assert!(!kinds.contains(&"diverged"), "{kinds:?}");
+}
+
+/// A legal hold is lifted by an `admin` alone, although sources and maintainers have the key.
+#[test]
+fn promise_13_a_legal_hold_is_lifted_by_an_admin_alone() {
+    let site = Site::new();
+    let direct = direct(&site, Some(key()));
+    let gateway = site.gateway(|options| options);
+    live(&site, &gateway, Some(key()));
+    let at = At::Label("first".to_owned());
+    let replica =
+        |role: &str| vault_by(&site, role, &gateway, Some(key())).replica("disk").expect("replica");
+    let is_held = || {
+        let points = direct.replica("disk").expect("replica").points();
+        points.iter().any(|point| point.label == "first" && !point.pins.is_empty())
+    };
+    let shown = || -> hrl::Result<Vec<u8>> {
+        let replica = direct.replica("disk").expect("replica");
+        let mut bytes = vec![0; 2 << 20];
+        replica.view(&at, &ViewOptions::default())?.read(0, &mut bytes)?;
+        Ok(bytes)
+    };
+    let holds = || site.objects().into_keys().filter(|name| name.contains("/holds/")).count();
+    let error = replica("source").pin(&at, PinUntil::LegalHold, "court").expect_err("no right");
+    assert_eq!((error.kind(), holds(), is_held()), (ErrorKind::Denied, 0, false), "{error}");
+    replica("maintainer").pin(&at, PinUntil::LegalHold, "court").expect("hold");
+    assert!(is_held() && holds() == 1);
+    let before = site.objects();
+    let content = shown().expect("view");
+    assert_eq!(content[0], b'f');
+    for role in ["source", "maintainer"] {
+        let error = replica(role).unpin(&at, true).expect_err("no right");
+        assert_eq!((error.kind(), holds(), is_held()), (ErrorKind::Denied, 1, true), "{error}");
+    }
+    let point = direct.replica("disk").expect("replica").points()[0].id;
+    let hold = &LegalHold::list(&*site.vault(), "disk").expect("list")[0];
+    assert_eq!(hold.point, point);
+    // With the key the catalog says that it is over.
+    let lift = || {
+        let mut catalog = replica("source").into_catalog();
+        let edits = [CatalogEdit::Unpin { point, legal_hold: true }];
+        catalog.amend(&edits, &|| Ok(())).expect("anybody with the key amends");
+        assert!(!is_held());
+    };
+    lift();
+    let kept: Vec<_> = before.keys().filter(|name| hold.keeps(name)).collect();
+    assert!(kept.iter().any(|name| name.contains("/segments/")), "{kept:?}");
+    assert!(kept.iter().any(|name| name.contains("/catalog/")), "{kept:?}");
+    for role in ["source", "maintainer"] {
+        for name in kept.iter().copied().chain([&hold.object("disk")]) {
+            let target = format!("/v1/objects/{name}");
+            assert_eq!(site.ask(role, &gateway, "DELETE", &target, b""), 403, "{role} {name}");
+            let status = site.ask(role, &gateway, "POST", "/v1/delete", name.as_bytes());
+            assert_eq!(status, 403, "{role} {name}");
+        }
+    }
+    // The maintainer at the vault says it again, so retention keeps the point.
+    let policy: RetentionPolicy = "1ms all".parse().expect("policy");
+    let policy = RetentionPolicy { grace: Duration::from_secs(1), ..policy };
+    let options = MaintainOptions {
+        retention: Some(policy.clone()),
+        deletion_delay: Duration::ZERO,
+        ..MaintainOptions::default()
+    };
+    let clock = SystemClock::shared();
+    let mut maintainer =
+        Maintainer::new(site.vault(), Some(key()), clock, options).expect("maintainer");
+    let (volumes, _) = maintainer.run(&|| true).expect("run");
+    assert!(volumes.iter().all(|volume| volume.failure.is_none()), "{volumes:?}");
+    assert!(is_held());
+    // Retention of somebody whose catalog has no hold takes the point, and no byte of it.
+    lift();
+    let options = CompactOptions { fold_all: true, ..CompactOptions::default() };
+    let report = replica("maintainer").compact(&policy, &options, &|_, _| true).expect("compact");
+    assert!(report.folds > 0, "{report:?}");
+    std::thread::sleep(Duration::from_millis(1500));
+    let mut retired = replica("maintainer");
+    retired.compact(&policy, &options, &|_, _| true).expect("retention goes on");
+    assert!(shown().is_err(), "the catalog has forgotten the point");
+    let now = site.objects();
+    assert!(kept.iter().all(|name| now.get(*name) == before.get(*name)), "{:?}", now.keys());
+    let salvaged = Arc::new(DirStore::create(&site.path("salvaged")).expect("store"));
+    for (name, bytes) in
+        now.iter().filter(|(name, _)| hold.keeps(name) || !name.contains("/catalog/"))
+    {
+        salvaged.put(name, bytes).expect("put");
+    }
+    let vault = Vault::open(salvaged, Some(key()), SystemClock::shared()).expect("vault");
+    let view = vault.replica("disk").expect("replica").view(&at, &ViewOptions::default());
+    let mut bytes = vec![0; 2 << 20];
+    view.expect("view").read(0, &mut bytes).expect("read");
+    assert!(bytes == content, "the point is as it was, of what the gateway kept");
+    // An admin lifts it, and what it kept goes.
+    site.client("admin", &gateway).delete(&hold.object("disk")).expect("an admin lifts it");
+    replica("maintainer").compact(&policy, &options, &|_, _| true).expect("retention");
+    assert!(kept.iter().any(|name| !site.objects().contains_key(*name)));
+}
+
+#[test]
+fn an_admin_lifts_a_legal_hold_by_the_ordinary_way() {
+    let site = Site::new();
+    let direct = direct(&site, Some(key()));
+    let gateway = site.gateway(|options| options);
+    live(&site, &gateway, Some(key()));
+    let at = At::Label("first".to_owned());
+    let mut admin =
+        vault_by(&site, "admin", &gateway, Some(key())).replica("disk").expect("replica");
+    admin.pin(&at, PinUntil::LegalHold, "court").expect("hold");
+    let holds = || LegalHold::list(&*site.vault(), "disk").expect("list").len();
+    assert_eq!(holds(), 1);
+    admin.unpin(&at, true).expect("lift");
+    assert_eq!(holds(), 0);
+    let points = direct.replica("disk").expect("replica").points();
+    assert!(points.iter().all(|point| point.pins.is_empty()));
+    assert_eq!(admin.unpin(&at, true).expect_err("none is left").kind(), ErrorKind::NotFound);
 }

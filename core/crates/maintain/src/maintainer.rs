@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::journal::WrappingKey;
-use hrl::replica::{CompactOptions, CompactReport, Compactor};
+use hrl::replica::{CompactOptions, CompactReport, Compactor, Replica};
 use hrl::store::{Store, delete_unlocked};
-use hrl::vault::{SNAPSHOT_EVERY, Vault, VersionNames, layout};
+use hrl::vault::{
+    CatalogEdit, LegalHold, Pin, PinUntil, SNAPSHOT_EVERY, Vault, VersionNames, layout,
+};
 use hrl::{Clock, Error, ErrorKind, Result, RetentionPolicy, Timestamp};
 use hrl_audit::{Audit, AuditedStore};
 
@@ -161,7 +163,7 @@ impl Maintainer {
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<()> {
         entry.versions_deleted = self.forget_versions(&entry.volume)?;
-        let mut replica = match self.vault.replica(&entry.volume) {
+        let replica = match self.vault.replica(&entry.volume) {
             // Without the key nothing is folded.
             Err(error)
                 if error.kind() == ErrorKind::WrongKey && self.vault.wrapping_key().is_none() =>
@@ -170,14 +172,35 @@ impl Maintainer {
             }
             replica => replica?,
         };
+        let mut replica = self.with_holds(replica)?;
         let result = self.compact(&mut replica, entry, go_on);
         listed.extend(replica.catalog().published().map(|segment| segment.object.clone()));
         result
     }
 
+    /// Says again in the catalog which points are under legal hold. Somebody with the key may have
+    /// lifted holds there; only an `admin` lifts one.
+    fn with_holds(&self, replica: Replica) -> Result<Replica> {
+        let (volume, catalog) = (replica.info().name.clone(), replica.catalog());
+        let is_said = |point| catalog.pins().iter().any(|p| p.point == point && p.is_legal_hold());
+        let mut edits = Vec::new();
+        for LegalHold { point, .. } in LegalHold::list(&**self.vault.store(), &volume)? {
+            if replica.points().iter().any(|known| known.id == point) && !is_said(point) {
+                let reason = "its legal hold was lifted in the catalog alone".to_owned();
+                let (until, since) = (PinUntil::LegalHold, self.clock.now());
+                edits.push(CatalogEdit::Pin(Pin { point, until, reason, since }));
+            }
+        }
+        if edits.is_empty() {
+            return Ok(replica);
+        }
+        replica.into_catalog().amend(&edits, &|| Ok(()))?;
+        self.vault.replica(&volume)
+    }
+
     fn compact(
         &mut self,
-        replica: &mut hrl::replica::Replica,
+        replica: &mut Replica,
         entry: &mut MaintainedVolume,
         go_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<()> {

@@ -7,14 +7,15 @@
 //!
 //! Objects go before their tombstone, so a purge that was killed is finished by the next one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use hrl::store::{Store, delete_unlocked};
+use hrl::vault::LegalHold;
 use hrl::{Clock, ErrorKind, Result, Timestamp};
 
 use crate::delay::delay_of;
-use crate::tombstone::{self, DELETED, Kind, TombstoneName, hex, later};
+use crate::tombstone::{self, DELETED, Entry, Kind, TombstoneName, hex, later};
 
 /// Prefix of the objects whose names are the times of purges.
 const CLOCK: &str = "deleted/clock-";
@@ -48,7 +49,7 @@ pub struct PurgeReport {
     pub bytes: u64,
     /// Tombstones whose delay is not over, or that the store keeps locked.
     pub waiting: u64,
-    /// Objects that the store keeps locked; a later purge removes them.
+    /// Objects that the store keeps locked, or a legal hold; a later purge removes them.
     pub locked: u64,
     /// Deleted objects that catalogs list. Somebody deleted what is in use: bring it back.
     pub in_use: Vec<String>,
@@ -89,11 +90,44 @@ pub fn purge(store: &dyn Store, clock: &dyn Clock, options: &PurgeOptions) -> Re
         }
     }
     report.in_use.extend(kept.intersection(&options.listed).cloned());
+    let mut holds = HashMap::new();
     for name in due {
+        let held = held(store, &name, &mut holds)?;
+        if held > 0 {
+            report.locked += held;
+            report.waiting += 1;
+            continue;
+        }
         purge_one(store, &name, &kept, options, &mut report)?;
     }
     report.in_use.sort();
     Ok(report)
+}
+
+/// Returns how many objects of a tombstone must stay for a legal hold, in their places or in it.
+fn held(
+    store: &dyn Store,
+    name: &TombstoneName,
+    known: &mut HashMap<String, Vec<LegalHold>>,
+) -> Result<u64> {
+    let Some(volume) = name.volume.as_ref().filter(|_| name.kind != Kind::Replaced) else {
+        return Ok(0);
+    };
+    if !known.contains_key(volume) {
+        known.insert(volume.clone(), LegalHold::list(store, volume)?);
+    }
+    let holds = &known[volume];
+    if holds.is_empty() {
+        return Ok(0);
+    }
+    match name.read(store) {
+        Ok(tombstone) => {
+            let is_held = |entry: &&Entry| holds.iter().any(|hold| hold.keeps(&entry.name));
+            Ok(tombstone.entries.iter().filter(is_held).count() as u64)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes what one tombstone names, and the tombstone.

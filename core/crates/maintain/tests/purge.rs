@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::store::Store;
-use hrl::vault::layout;
+use hrl::vault::{LegalHold, layout};
 use hrl::{Clock, ErrorKind, ManualClock, SystemClock, Timestamp};
 use hrl_audit::AuditLog;
 use hrl_maintain::{
@@ -223,4 +223,29 @@ fn delete_all(site: &Site, clock: &Arc<ManualClock>) -> HashSet<String> {
 
 fn objects_of(site: &Site) -> HashSet<String> {
     site.raw.list("").expect("list").into_iter().map(|info| info.name).collect()
+}
+
+#[test]
+fn promise_13_a_purge_leaves_what_a_legal_hold_keeps() {
+    let site = Site::new(false);
+    site.write(1..4);
+    let clock = clock();
+    let mut replica = site.vault().replica("disk").expect("replica");
+    let point = replica.points()[0].id;
+    delete_segments(&site, &clock);
+    let hold = LegalHold { point, sequence: replica.points()[0].sequence, version: 1 };
+    site.raw.put(&hold.object("disk"), b"").expect("a hold");
+    for _ in 0..8 {
+        clock.advance(2 * DAY);
+        run(&site, &clock);
+    }
+    let before = objects(&*site.raw);
+    let report = run(&site, &clock);
+    assert!(report.locked > 0 && report.waiting == 1, "{report:?}");
+    let after = objects(&*site.raw);
+    assert!(before.iter().all(|(name, bytes)| !hold.keeps(name) || after.get(name) == Some(bytes)));
+    replica.refresh().expect("the catalog stays");
+    site.raw.delete(&hold.object("disk")).expect("lift");
+    let report = run(&site, &clock);
+    assert_eq!((report.tombstones, report.locked), (1, 0), "{report:?}");
 }
