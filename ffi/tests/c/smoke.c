@@ -317,7 +317,7 @@ static void rotate_and_shred(hrl_key *old_key) {
     FAILS(HRL_ERROR_INVALID_INPUT, hrl_vault_shred(with_new, "disk", 4, NULL));
     FAILS(HRL_ERROR_WRONG_KEY, hrl_vault_shred(with_old, "disk", 0, NULL));
     OK(hrl_vault_shred(with_new, "disk", 0, &shredded));
-    CHECK(!shredded.was_shredded && shredded.keys_deleted == 1 && shredded.objects_deleted == 0);
+    CHECK(!shredded.was_shredded && shredded.keys_deleted == 2 && shredded.objects_deleted == 0);
     FAILS(HRL_ERROR_WRONG_KEY, hrl_replica_open(with_new, "disk", &replica));
     CHECK(strstr(hrl_error_message(), "shredded") != NULL);
     OK(hrl_vault_shred(with_new, "disk", HRL_SHRED_DATA | HRL_SHRED_OVERRIDE_LEGAL_HOLD, &shredded));
