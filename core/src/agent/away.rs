@@ -163,14 +163,11 @@ pub(super) fn compare(shared: &Shared) -> Result<Arrival> {
     let mut difference = anchor.compare(catalog, source, &ends);
     let went_back = difference.as_ref().is_some_and(|found| found.cause == Cause::VaultWentBack);
     if has_gap || went_back {
-        if let Err(error) = go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), source)
-        {
-            // It may have gone beyond all the same. Then the next try finds nothing amiss.
-            if let Some(Difference { cause, message, content: false }) = difference {
-                shared.event(EventKind::Diverged { cause }, message);
-            }
-            return Err(error);
+        // Once this try has gone beyond, the next one finds nothing amiss.
+        if let Some(found) = difference.take_if(|found| !found.content) {
+            shared.event(EventKind::Diverged { cause: found.cause }, found.message);
         }
+        go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), source)?;
     } else if difference.is_some() || shared.session.lacks_spooled() {
         // A put of the session before may still be on its way. See `ProtectionOptions::open`.
         replica.into_catalog().append(source, Vec::new())?;

@@ -319,11 +319,9 @@ impl ProtectionOptions {
             && let Some(anchor) = anchor.filter(|_| has_gap || left.vault_went_back())
         {
             let known = (anchor.version, anchor.hash);
-            if let Err(error) = rewind::go_beyond(replica.catalog_mut(), known, &source) {
-                // It may have gone beyond all the same. Then the next start finds nothing amiss.
-                self.report(left.difference.filter(|found| !found.content));
-                return Err(error);
-            }
+            // Once this start has gone beyond, the next one finds nothing amiss.
+            self.report(left.difference.take_if(|found| !found.content));
+            rewind::go_beyond(replica.catalog_mut(), known, &source)?;
         } else if provisional.is_none() && left.may_lack_what_was_published(state) {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(state, &replica, &*self.clock)?);

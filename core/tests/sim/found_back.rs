@@ -466,7 +466,8 @@ fn promise_12_a_full_disk_below_an_agent_does_not_fill_a_vault_that_went_back() 
     machine.check_newest();
 }
 
-/// The version that a start put beyond lost ones came late, and so the next start found nothing amiss.
+/// The version that a start put beyond lost ones came late, or the start failed after it. The next one
+/// found nothing amiss.
 #[test]
 fn promise_3_a_start_that_hears_nothing_of_its_version_beyond_lost_ones_reports_them() {
     let machine = Machine::new();

@@ -298,9 +298,11 @@ impl Site {
         }
     }
 
-    /// Returns whether the agent has reported that disk, state directory and vault differ.
-    pub fn has_heard_of_divergence(&self) -> bool {
-        self.events.lock().expect("one thread").iter().any(is_divergence)
+    /// What a start saw before it failed, or found its vault away, it has reported.
+    pub fn has_reported(&self) {
+        if self.events.lock().expect("one thread").iter().any(is_divergence) {
+            self.must_notice(false);
+        }
     }
 
     /// An agent started: it has noticed what it must. What only its spool had is gone if that does

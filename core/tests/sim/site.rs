@@ -282,10 +282,7 @@ impl Site {
             self.check_noticed();
         } else if self.has_gone_back() || self.knows_less(&protection) {
             // It is noticed once the vault was compared. Until then nobody can say what the volume is.
-            // What the start saw before the vault was away, it has reported.
-            if self.has_heard_of_divergence() {
-                self.must_notice(false);
-            }
+            self.has_reported();
             drop(protection);
             machine.incarnation.kill();
             self.ended_early();
@@ -314,6 +311,7 @@ impl Site {
     /// An agent could not start, which `owns` the volume or is to get it.
     pub fn did_not_start(&self, machine: &Machine, error: &hrl::Error, owns: bool) {
         self.world.note("start failed", 0, 0);
+        self.has_reported();
         self.world.say(format!("site {} start: {error}", self.number));
         assert!(
             !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Changed)
