@@ -110,12 +110,12 @@ impl KeyRing {
 
     /// Returns the key of this name.
     pub fn find(&self, id: KeyId) -> Option<VolumeKey> {
-        self.all().into_iter().map(|(_, key)| key).find(|key| key.id() == id)
+        self.0.lock().iter().map(|(_, key)| key).find(|key| key.id() == id).cloned()
     }
 
     /// Returns the key that encrypts what is new.
     pub fn newest(&self) -> Option<VolumeKey> {
-        self.all().pop().map(|(_, key)| key)
+        self.0.lock().last().map(|(_, key)| key.clone())
     }
 
     /// Returns the keys and their generations, oldest first.
